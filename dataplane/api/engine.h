@@ -1,0 +1,47 @@
+// The verbs control has toward the data plane, so that control is tested without one (RecordingEngine)
+// and the data plane without control. All calls come from the one control thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "dataplane/api/messages.h"
+#include "dataplane/api/snapshot.h"
+#include "dataplane/api/stats.h"
+
+namespace culvert {
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  [[nodiscard]] virtual CoreId cores() const = 0;
+
+  // Sends one command (its fixed part is `kFixedBytes` long at most and starts with a CommandHead whose
+  // header.type is set). False: that core's command ring is full and nothing was sent; the caller
+  // drops the request (the client retransmits) or tries again.
+  [[nodiscard]] virtual bool send_raw(CoreId core, std::span<const uint8_t> fixed,
+                                      std::span<const uint8_t> payload_first,
+                                      std::span<const uint8_t> payload_second) = 0;
+
+  template <RingMessage T>
+  [[nodiscard]] bool send(CoreId core, T command, std::span<const uint8_t> first = {},
+                          std::span<const uint8_t> second = {}) {
+    command.header.type = static_cast<uint16_t>(T::kType);
+    return send_raw(core, {reinterpret_cast<const uint8_t*>(&command), sizeof command}, first,
+                    second);
+  }
+
+  // The oldest event of that core, or nullptr; valid until pop_event().
+  [[nodiscard]] virtual const RingSlot* front_event(CoreId core) = 0;
+  virtual void pop_event(CoreId core) = 0;
+
+  // Swaps the snapshot. The engine keeps the old one alive until every core has moved on.
+  virtual void publish(std::unique_ptr<const Snapshot> snapshot) = 0;
+  [[nodiscard]] virtual const Snapshot& snapshot() const = 0;
+
+  [[nodiscard]] virtual const CoreStats& stats(CoreId core) const = 0;
+};
+
+}  // namespace culvert

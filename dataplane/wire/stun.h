@@ -110,7 +110,7 @@ class Message {
  public:
   // `bytes` must outlive the Message. UDP: the message must be exactly the datagram. An attribute is
   // "known" when it is in CULVERT_STUN_ATTRIBUTES; which known ones a given request may carry is the
-  // caller's business (see unknown_for).
+  // caller's business. `out` is meaningful only after kNone.
   [[nodiscard]] static ParseError parse(std::span<const uint8_t> bytes, Message& out);
 
   [[nodiscard]] Class message_class() const { return class_; }
@@ -154,6 +154,7 @@ class Message {
  private:
   [[nodiscard]] std::span<const uint8_t> value_at(uint16_t offset) const;
   [[nodiscard]] uint16_t next_of(uint16_t type, uint16_t after) const;
+  [[nodiscard]] ParseError index_attributes();
   void note_unknown(uint16_t type);
 
   std::span<const uint8_t> bytes_;

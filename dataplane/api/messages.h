@@ -277,7 +277,7 @@ static_assert(RingMessage<InstallAllocation> && RingMessage<RefreshAllocation> &
               RingMessage<QueryAllocation> && RingMessage<Explain>);
 static_assert(RingMessage<Request> && RingMessage<CommandFailed> && RingMessage<AllocationEnded> &&
               RingMessage<AllocationReport> && RingMessage<ExplainReport>);
-static_assert(kMaxStunMessage <= (SpscRing::kMaxMessageSlots - kFixedSlots) * sizeof(RingSlot));
+static_assert(kMaxStunMessage <= (SpscRing::kMinSlots / 4 - kFixedSlots) * sizeof(RingSlot));
 
 // Writes one message. False: the ring is full, nothing was written. `payload` is two pieces so that a
 // list and a response need no copy before.
@@ -287,7 +287,7 @@ template <RingMessage T>
   const size_t payload = first.size() + second.size();
   const auto slots =
       static_cast<uint32_t>(kFixedSlots + (payload + sizeof(RingSlot) - 1) / sizeof(RingSlot));
-  if (slots > SpscRing::kMaxMessageSlots) return false;
+  if (slots > ring.longest_message()) return false;
   RingSlot* to = ring.reserve(slots);
   if (to == nullptr) return false;
   message.header.type = static_cast<uint16_t>(T::kType);

@@ -33,14 +33,15 @@ static_assert(sizeof(MessageHeader) == 8);
 
 class SpscRing {
  public:
-  // Longest message in slots: a full STUN message (kMaxStunMessage) plus two slots of fixed part.
-  static constexpr uint32_t kMaxMessageSlots = 34;
+  // Shortest ring: a message may take a quarter of a ring, and a full STUN message (kMaxStunMessage,
+  // 32 slots) with its fixed part (2 slots) must fit.
+  static constexpr uint32_t kMinSlots = 256;
 
   SpscRing() = default;
-  // `slots`: a power of two, at least 4 * kMaxMessageSlots.
+  // `slots`: a power of two, at least kMinSlots.
   explicit SpscRing(std::span<RingSlot> slots) { reset(slots); }
   void reset(std::span<RingSlot> slots) {
-    ENSURE(slots.size() >= 4 * kMaxMessageSlots && (slots.size() & (slots.size() - 1)) == 0);
+    ENSURE(slots.size() >= kMinSlots && (slots.size() & (slots.size() - 1)) == 0);
     slots_ = slots.data();
     mask_ = static_cast<uint32_t>(slots.size() - 1);
   }
@@ -48,7 +49,7 @@ class SpscRing {
   // Producer: room for `count` slots in a row, or nullptr when the ring is full. The message becomes
   // visible with commit().
   [[nodiscard]] RingSlot* reserve(uint32_t count) {
-    ENSURE(count >= 1 && count <= kMaxMessageSlots);
+    ENSURE(count >= 1 && count <= longest_message());
     const uint32_t head = producer_.index.load(std::memory_order_relaxed);
     const uint32_t to_end = capacity() - (head & mask_);
     const uint32_t skip = count > to_end ? to_end : 0;
@@ -67,27 +68,31 @@ class SpscRing {
     reserved_ = 0;
   }
 
-  // Consumer: the oldest message (its header slot), or nullptr. Stays valid until pop().
+  // Consumer: the next message not yet read, or nullptr. What it points to stays valid until release().
+  [[nodiscard]] const RingSlot* read() {
+    const RingSlot* at = front();
+    if (at != nullptr) consumer_cursor_ += slots_of(at);
+    return at;
+  }
+  // Gives everything read so far back to the producer.
+  void release() { consumer_.index.store(consumer_cursor_, std::memory_order_release); }
+
+  // Consumer, one at a time: look, then pop (which releases).
   [[nodiscard]] const RingSlot* front() {
-    uint32_t tail = consumer_.index.load(std::memory_order_relaxed);
-    if (tail == consumer_.other) {
+    if (consumer_cursor_ == consumer_.other) {
       consumer_.other = producer_.index.load(std::memory_order_acquire);
-      if (tail == consumer_.other) return nullptr;
+      if (consumer_cursor_ == consumer_.other) return nullptr;
     }
-    MessageHeader header;
-    std::memcpy(static_cast<void*>(&header), slots_[tail & mask_].bytes, sizeof header);
-    if (header.type == MessageHeader::kSkip) {
-      tail += header.slots;
-      consumer_.index.store(tail, std::memory_order_release);
-      ENSURE(tail != consumer_.other);  // a skip is always published together with a message
+    const RingSlot* at = &slots_[consumer_cursor_ & mask_];
+    if (type_of(at) == MessageHeader::kSkip) {
+      consumer_cursor_ += slots_of(at);
+      ENSURE(consumer_cursor_ != consumer_.other);  // a skip is published together with a message
+      at = &slots_[consumer_cursor_ & mask_];
     }
-    return &slots_[tail & mask_];
+    return at;
   }
   void pop() {
-    const uint32_t tail = consumer_.index.load(std::memory_order_relaxed);
-    MessageHeader header;
-    std::memcpy(static_cast<void*>(&header), slots_[tail & mask_].bytes, sizeof header);
-    consumer_.index.store(tail + header.slots, std::memory_order_release);
+    if (read() != nullptr) release();
   }
 
   // Any thread; a moment's estimate.
@@ -100,8 +105,18 @@ class SpscRing {
            consumer_.index.load(std::memory_order_acquire);
   }
   [[nodiscard]] uint32_t capacity() const { return mask_ + 1; }
+  // In slots: a quarter of the ring, so that a skip and a message always fit an empty one.
+  [[nodiscard]] uint32_t longest_message() const { return capacity() / 4; }
 
  private:
+  [[nodiscard]] static MessageHeader header_of(const RingSlot* at) {
+    MessageHeader header;
+    std::memcpy(static_cast<void*>(&header), at, sizeof header);
+    return header;
+  }
+  [[nodiscard]] static uint16_t type_of(const RingSlot* at) { return header_of(at).type; }
+  [[nodiscard]] static uint32_t slots_of(const RingSlot* at) { return header_of(at).slots; }
+
   [[nodiscard]] bool has_room(uint32_t head, uint32_t count) {
     if (head + count - producer_.other <= capacity()) return true;
     producer_.other = consumer_.index.load(std::memory_order_acquire);
@@ -115,9 +130,10 @@ class SpscRing {
   };
   Side producer_;
   Side consumer_;
-  RingSlot* slots_ = nullptr;
+  uint32_t consumer_cursor_ = 0;  // consumer's: read up to here, released up to consumer_.index
+  alignas(128) RingSlot* slots_ = nullptr;
   uint32_t mask_ = 0;
-  uint32_t reserved_start_ = 0;
+  alignas(128) uint32_t reserved_start_ = 0;  // producer's
   uint32_t reserved_ = 0;
 };
 

@@ -1,0 +1,137 @@
+// How many bytes a core may spend on answers nobody has authenticated (DESIGN 5). Token buckets per source
+// prefix (/24, /56) and for the core, in bytes out minus bytes in. A challenge is paid back when a request
+// with a valid nonce comes from the prefix, so clients that complete are never limited; what is paid back
+// never exceeds what that prefix was charged, so a host cannot fill the purse for spoofed sources.
+//
+// Buckets live in a 4-way set-associative array with a seeded hash: a flood of prefixes evicts the
+// fullest bucket of a set (the one with the least to remember), never the busy ones.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "dataplane/api/limits.h"
+#include "dataplane/api/snapshot.h"
+#include "dataplane/base/address.h"
+#include "dataplane/base/arena.h"
+#include "dataplane/base/ticks.h"
+#include "dataplane/flow/hash.h"
+
+namespace culvert {
+
+class ReplyBudgetBuckets {
+ public:
+  static constexpr uint32_t kSets = 4096;  // 16384 prefixes, 384 KiB per core
+  static constexpr uint32_t kWays = 4;
+  // A bucket saves up this many seconds of its rate.
+  static constexpr uint32_t kBurstSeconds = 10;
+
+  enum class Verdict : uint8_t { kSend, kTooLarge, kOverBudget };
+
+  [[nodiscard]] static constexpr size_t bytes_for() {
+    return size_t{kSets} * kWays * sizeof(Bucket) + kCacheLine;
+  }
+  void init(Arena& arena, HashSeed seed) {
+    buckets_ = arena.make<Bucket>(size_t{kSets} * kWays).data();
+    seed_ = seed;
+  }
+
+  // May an answer of `out` bytes go to `source` for a request of `in` bytes (both with IP and UDP
+  // headers)? kSend has charged the difference.
+  [[nodiscard]] Verdict charge(const ReplyBudget& budget, const IpAddress& source, uint32_t in,
+                               uint32_t out, Ticks now) {
+    if (out * 10 > in * kMaxReplyRatioTenths) return Verdict::kTooLarge;
+    if (out <= in) return Verdict::kSend;  // never more than was received: no amplification
+    const auto cost = static_cast<int64_t>(out - in);
+    start_total(budget, now);
+    Bucket& prefix = find(source, now, budget);
+    refill(prefix, budget.per_prefix_bytes_per_second, now);
+    refill(total_, budget.total_bytes_per_second, now);
+    if (prefix.tokens < cost || total_.tokens < cost) return Verdict::kOverBudget;
+    prefix.tokens -= cost;
+    total_.tokens -= cost;
+    prefix.charged += cost;
+    return Verdict::kSend;
+  }
+
+  // A request with a valid nonce came from `source`: its challenge had cost about `cost` bytes.
+  bool refund(const ReplyBudget& budget, const IpAddress& source, uint32_t cost, Ticks now) {
+    Bucket& prefix = find(source, now, budget);
+    const int64_t back = std::min<int64_t>(cost, prefix.charged);
+    prefix.charged -= back;
+    prefix.tokens =
+        std::min(prefix.tokens + back, capacity(budget.per_prefix_bytes_per_second));
+    total_.tokens = std::min(total_.tokens + back, capacity(budget.total_bytes_per_second));
+    return back != 0;
+  }
+
+  // Requests per second with integrity but no valid nonce.
+  [[nodiscard]] bool admit_bad_nonce(const ReplyBudget& budget, Ticks now) {
+    refill_units(budget.bad_nonce_per_second, now);
+    if (bad_nonce_milli_ < 1000) return false;
+    bad_nonce_milli_ -= 1000;
+    return true;
+  }
+
+ private:
+  struct Bucket {
+    uint64_t prefix = 0;  // 0: unused
+    int64_t tokens = 0;
+    int64_t charged = 0;  // not yet paid back
+    Ticks last = 0;
+  };
+
+  [[nodiscard]] static int64_t capacity(uint64_t rate) {
+    return static_cast<int64_t>(rate) * kBurstSeconds;
+  }
+  void start_total(const ReplyBudget& budget, Ticks now) {
+    if (total_.prefix != 0) return;
+    total_ = Bucket{1, capacity(budget.total_bytes_per_second), 0, now};
+  }
+  static void refill(Bucket& bucket, uint64_t rate, Ticks now) {
+    const uint32_t elapsed = now - bucket.last;
+    const uint64_t add = rate * std::min<uint32_t>(elapsed, kBurstSeconds * 1000) / 1000;
+    if (add == 0) return;
+    bucket.tokens = std::min(bucket.tokens + static_cast<int64_t>(add), capacity(rate));
+    bucket.last = now;
+    if (bucket.tokens == capacity(rate)) bucket.charged = 0;
+  }
+  void refill_units(uint32_t per_second, Ticks now) {
+    const uint64_t elapsed = std::min<uint32_t>(now - bad_nonce_last_, 1000);
+    bad_nonce_milli_ = std::min<uint64_t>(bad_nonce_milli_ + elapsed * per_second,
+                                          uint64_t{per_second} * 1000);
+    bad_nonce_last_ = now;
+  }
+
+  // /24 or /56 with a family bit, never 0.
+  [[nodiscard]] static uint64_t prefix_of(const IpAddress& a) {
+    if (a.is_v4()) return uint64_t{a.v4_host() & 0xffffff00u} | 1;
+    return (load_be64(a.bytes.data()) & ~uint64_t{0xff}) | 2;
+  }
+
+  [[nodiscard]] Bucket& find(const IpAddress& source, Ticks now, const ReplyBudget& budget) {
+    const uint64_t prefix = prefix_of(source);
+    const uint64_t h = hash_fold(prefix ^ seed_.a, seed_.b);
+    Bucket* set = buckets_ + (h & (kSets - 1)) * kWays;
+    Bucket* victim = set;
+    for (uint32_t way = 0; way < kWays; ++way) {
+      if (set[way].prefix == prefix) return set[way];
+      if (set[way].prefix == 0) {
+        if (victim->prefix != 0) victim = &set[way];
+      } else if (victim->prefix != 0) {
+        refill(set[way], budget.per_prefix_bytes_per_second, now);
+        if (set[way].tokens > victim->tokens) victim = &set[way];
+      }
+    }
+    *victim = Bucket{prefix, capacity(budget.per_prefix_bytes_per_second), 0, now};
+    return *victim;
+  }
+
+  Bucket* buckets_ = nullptr;
+  HashSeed seed_;
+  Bucket total_;
+  uint64_t bad_nonce_milli_ = 0;
+  Ticks bad_nonce_last_ = 0;
+};
+
+}  // namespace culvert

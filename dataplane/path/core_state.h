@@ -1,0 +1,74 @@
+// What process() works on: one fast core's tables, counters and mailboxes. Built by dataplane/core, used by
+// that core's thread alone.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "dataplane/api/messages.h"
+#include "dataplane/api/outcome.h"
+#include "dataplane/api/stats.h"
+#include "dataplane/flow/key.h"
+#include "dataplane/flow/state.h"
+#include "dataplane/path/datagram.h"
+
+namespace culvert {
+
+// Room for one answer made on a core: a 401 with the longest REALM (763 bytes) fits.
+inline constexpr size_t kReplyBytes = 1024;
+
+// A datagram on its way to the core that owns its relayed port; its payload follows.
+struct Handoff {
+  static constexpr uint16_t kType = 1;
+  MessageHeader header;
+  RxDatagram datagram;
+};
+static_assert(RingMessage<Handoff>);
+
+enum class Step : uint8_t {
+  kDone,          // outcome already counted
+  kChannelData,   // ChannelData from a client, key built
+  kPeerDatagram,  // from a peer to a relayed port, key built
+  kStun,
+  kIcmpError,
+};
+
+// Per-datagram scratch of one burst, structure of arrays so that each stage streams over what it needs.
+struct BurstWork {
+  std::array<Step, kMaxBurst> step;
+  std::array<bool, kMaxBurst> wide;          // key is in wide_key
+  std::array<NarrowKey, kMaxBurst> narrow_key;
+  std::array<WideKey, kMaxBurst> wide_key;
+  std::array<uint64_t, kMaxBurst> hash;
+  std::array<uint32_t, kMaxBurst> slot;      // of the flow, or kNoSlot
+};
+
+struct CoreState {
+  CoreState(Arena& arena, const CoreLimits& limits, const CoreSeeds& seeds, CoreId core,
+            CoreStats& counters, Ticks now)
+      : id(core), stats(counters), flows(arena, limits, seeds, now) {
+    replies = arena.make<std::array<uint8_t, kReplyBytes>>(kMaxBurst).data();
+    work = arena.make<BurstWork>(1).data();
+    second = arena.make<RxDatagram>(kMaxBurst).data();
+  }
+  [[nodiscard]] static size_t arena_bytes(const CoreLimits& limits) {
+    return FlowState::arena_bytes(limits) + kMaxBurst * (kReplyBytes + sizeof(RxDatagram)) +
+           sizeof(BurstWork) + 4096;
+  }
+
+  CoreId id;
+  CoreStats& stats;
+  FlowState flows;
+  SpscRing* events = nullptr;                     // to control
+  std::array<SpscRing*, kMaxCores> handoff{};     // to each other core
+  std::array<Egress, kMaxListeners> listener_egress{};
+  std::array<uint8_t, kReplyBytes>* replies = nullptr;  // one per place in the outgoing burst
+  BurstWork* work = nullptr;
+  RxDatagram* second = nullptr;                   // hairpins between the two passes
+  bool wake_control = false;                      // an event was written since the loop looked
+  uint64_t wake_cores = 0;                        // bit per core a handoff was written to
+
+  void count(Outcome outcome) { stats.outcomes[static_cast<size_t>(outcome)].add(1); }
+};
+
+}  // namespace culvert

@@ -1,0 +1,156 @@
+// Datagrams that found no channel: ChannelData on an unbound number, Send indications, and peers that get
+// a Data indication. Two or three dependent look-ups instead of one; still no state is made.
+#include "dataplane/path/no_flow.h"
+#include "dataplane/steer/owner.h"
+#include "dataplane/wire/channel_data.h"
+
+namespace culvert {
+
+namespace {
+
+// Longest UDP payload over IPv4: 65535 - 20 - 8. IPv6 allows 20 more; one limit serves both.
+constexpr size_t kMaxUdpPayload = 65507;
+
+// xorshift128+: unique enough for a Data indication, whose transaction id nobody answers.
+[[nodiscard]] uint64_t next_random(FlowState& flows) {
+  uint64_t a = flows.transaction_state[0];
+  const uint64_t b = flows.transaction_state[1];
+  flows.transaction_state[0] = b;
+  a ^= a << 23;
+  flows.transaction_state[1] = a ^ b ^ (a >> 17) ^ (b >> 26);
+  return flows.transaction_state[1] + b;
+}
+
+// A client's datagram whose allocation lives on another core (a used reservation).
+[[nodiscard]] bool redirected(PathContext& path, const RxDatagram& rx, const ClientTuple& client) {
+  const uint32_t slot = path.core.flows.find_redirect(client);
+  if (slot == kNoSlot) return false;
+  hand_off(path, rx, path.core.flows.redirects[slot].owner, Outcome::k_handoff_reservation);
+  return true;
+}
+
+}  // namespace
+
+uint32_t begin_data_indication(PathContext& path, TxDatagram& tx, const Allocation& allocation,
+                               const TransportAddress& peer) {
+  uint8_t* head = tx.head.data();
+  store_be16(head, static_cast<uint16_t>(stun::kData | 0x0010));  // class: indication
+  store_be32(head + 4, stun::kMagicCookie);
+  store_be64(head + 8, next_random(path.core.flows));
+  store_be32(head + 16, static_cast<uint32_t>(next_random(path.core.flows)));
+  uint32_t at = stun::kHeaderSize;
+  store_be16(head + at, static_cast<uint16_t>(stun::Attribute::kXorPeerAddress));
+  const size_t length = stun::encode_xor_address(peer, head + 8, head + at + 4);
+  store_be16(head + at + 2, static_cast<uint16_t>(length));
+  at += 4 + static_cast<uint32_t>(length);
+
+  const Listener& listener = path.snapshot.listeners[allocation.client.listener];
+  tx.egress = allocation.client_egress;
+  tx.to = allocation.client.client;
+  tx.from_address = listener.address;
+  tx.from_port = listener.port;
+  return at;
+}
+
+void finish_data_indication(TxDatagram& tx, uint32_t head_length) {
+  tx.head_length = static_cast<uint8_t>(head_length);
+  tx.pad_length = static_cast<uint8_t>((4 - tx.length % 4) % 4);
+  store_be16(tx.head.data() + 2, static_cast<uint16_t>(tx.size() - stun::kHeaderSize));
+}
+
+void channel_without_flow(PathContext& path, const RxDatagram& rx) {
+  const ClientTuple client{rx.source, rx.listener, 0};
+  if (path.core.flows.find_client(client) != kNoSlot)
+    return path.core.count(Outcome::k_no_channel);
+  if (redirected(path, rx, client)) return;
+  path.core.count(Outcome::k_no_allocation);
+}
+
+void handle_send(PathContext& path, const RxDatagram& rx, const stun::Message& message) {
+  CoreState& core = path.core;
+  FlowState& flows = core.flows;
+  const ClientTuple client{rx.source, rx.listener, 0};
+  const uint32_t index = flows.find_client(client);
+  if (index == kNoSlot) {
+    if (!redirected(path, rx, client)) core.count(Outcome::k_no_allocation);
+    return;
+  }
+  using stun::AttributeSlot;
+  const auto peer = message.xor_address(message.value(AttributeSlot::kXorPeerAddress));
+  if (!peer || !message.has(AttributeSlot::kData) || !message.unknown_required().empty())
+    return core.count(Outcome::k_indication_malformed);
+  const std::span<const uint8_t> data = message.value(AttributeSlot::kData);
+
+  Allocation& a = flows.allocations[index];
+  const AllocationLeg& leg = a.leg[leg_index(peer->ip.family)];
+  if (!leg.relay.present()) return core.count(Outcome::k_family_mismatch);
+  if (ticks_reached(path.now, leg.deadline)) return core.count(Outcome::k_expired_allocation);
+  const uint32_t slot = flows.find_permission(index, peer->ip);
+  if (slot == kNoSlot || ticks_reached(path.now, flows.permission_table[slot].deadline))
+    return core.count(Outcome::k_no_permission);
+  if (peer->port == 0) return core.count(Outcome::k_indication_malformed);
+  if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
+  const auto length = static_cast<uint16_t>(data.size());
+  if (!flows.policers[a.policer].admit(length, path.now)) return core.count(Outcome::k_policed);
+  ++a.counters.packets_to_peer;
+  a.counters.bytes_to_peer += length;
+
+  if (flows.is_own_address(flows.permission_table[slot]))
+    return hairpin(path, rx, data, leg.relay, *peer);
+  TxDatagram& tx = next_out(path);
+  tx.payload = data.data();
+  tx.length = length;
+  tx.head_length = 0;
+  tx.pad_length = 0;
+  tx.egress = leg.egress;
+  tx.to = *peer;
+  tx.from_address = leg.relay.address;
+  tx.from_port = leg.relay.port;
+  copy_header_fields(tx, rx);
+  // DONT-FRAGMENT counts from IPv4 to IPv4 only (RFC 8656 sections 13 and 14).
+  const bool ipv4 = rx.source.ip.is_v4() && peer->ip.is_v4();
+  tx.dont_fragment =
+      ipv4 && (message.has(AttributeSlot::kDontFragment) || rx.df == DontFragment::kSet);
+  emit(path, tx);
+  core.count(Outcome::k_relayed_send_to_peer);
+}
+
+void peer_without_flow(PathContext& path, const RxDatagram& rx) {
+  CoreState& core = path.core;
+  FlowState& flows = core.flows;
+  const PortEntry* entry = flows.port(rx.relay);
+  if (entry == nullptr || entry->allocation >= flows.allocations.size()) {
+    // Software steering: whichever core a driver delivers to, the owner decides.
+    const CoreId owner_core = owner(rx.relay.port, path.snapshot.cores);
+    if (owner_core != core.id && rx.handed_over == 0)
+      return hand_off(path, rx, owner_core, Outcome::k_handoff);
+    return core.count(rx.hops_done != 0 ? Outcome::k_own_port_not_relayed
+                                        : Outcome::k_no_relayed_port);
+  }
+  const uint32_t index = entry->allocation;
+  Allocation& a = flows.allocations[index];
+  if (ticks_reached(path.now, a.leg[leg_index(rx.source.ip.family)].deadline))
+    return core.count(Outcome::k_expired_allocation);
+  const uint32_t slot = flows.find_permission(index, rx.source.ip);
+  if (slot == kNoSlot || ticks_reached(path.now, flows.permission_table[slot].deadline))
+    return core.count(Outcome::k_no_permission);
+  if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
+  if (size_t{rx.length} + kMaxHead > kMaxUdpPayload) return core.count(Outcome::k_too_big);
+  if (!flows.policers[a.policer].admit(rx.length, path.now)) return core.count(Outcome::k_policed);
+  ++a.counters.packets_to_client;
+  a.counters.bytes_to_client += rx.length;
+
+  TxDatagram& tx = next_out(path);
+  uint32_t at = begin_data_indication(path, tx, a, rx.source);
+  store_be16(tx.head.data() + at, static_cast<uint16_t>(stun::Attribute::kData));
+  store_be16(tx.head.data() + at + 2, rx.length);
+  tx.payload = rx.payload;
+  tx.length = rx.length;
+  finish_data_indication(tx, at + 4);
+  copy_header_fields(tx, rx);
+  tx.dont_fragment = rx.df == DontFragment::kSet && rx.source.ip.is_v4() && tx.to.ip.is_v4();
+  emit(path, tx);
+  core.count(Outcome::k_relayed_peer_to_data);
+}
+
+}  // namespace culvert

@@ -1,0 +1,229 @@
+// See pcap_driver.h. libpcap reads and writes the files; everything between is the frame layer.
+#include "dataplane/io/pcap/pcap_driver.h"
+
+#include <pcap/pcap.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace culvert {
+namespace {
+
+static_assert(Driver<PcapDriver>);
+
+constexpr uint64_t kNanosecondsPerTick = 1'000'000;
+constexpr uint64_t kNanosecondsPerSecond = 1'000'000'000;
+constexpr int kSnapLength = 65535 + static_cast<int>(frame::kMaxHeaders);
+
+uint32_t leg_key(RelayLeg leg) { return uint32_t{leg.address} << 16 | leg.port; }
+
+}  // namespace
+
+PcapDriver::PcapDriver(Config config, const Snapshot& snapshot)
+    : config_(std::move(config)),
+      addresses_(snapshot.addresses),
+      listeners_(snapshot.listeners),
+      port_low_(snapshot.relay_port_low),
+      port_high_(snapshot.relay_port_high) {
+  for (const Neighbour& n : config_.neighbours) neighbours_[n.ip.bytes] = n.mac;
+}
+
+std::unique_ptr<PcapDriver> PcapDriver::open(Config config, const Snapshot& snapshot,
+                                             std::string& error) {
+  std::unique_ptr<PcapDriver> driver(new PcapDriver(std::move(config), snapshot));
+  char message[PCAP_ERRBUF_SIZE] = {};
+  driver->input_ = pcap_open_offline_with_tstamp_precision(
+      driver->config_.input.c_str(), PCAP_TSTAMP_PRECISION_NANO, message);
+  if (driver->input_ == nullptr) {
+    error = "cannot read capture: " + std::string(message);
+    return nullptr;
+  }
+  if (pcap_datalink(driver->input_) != DLT_EN10MB) {
+    error = driver->config_.input + ": not an Ethernet capture";
+    return nullptr;
+  }
+  if (!driver->config_.output.empty()) {
+    driver->format_ = pcap_open_dead_with_tstamp_precision(DLT_EN10MB, kSnapLength,
+                                                           PCAP_TSTAMP_PRECISION_NANO);
+    driver->output_ = pcap_dump_open(driver->format_, driver->config_.output.c_str());
+    if (driver->output_ == nullptr) {
+      error = "cannot write capture: " + std::string(pcap_geterr(driver->format_));
+      return nullptr;
+    }
+  }
+  driver->read_pending();
+  driver->first_ns_ = driver->latest_ns_ = driver->pending_.time_ns;
+  return driver;
+}
+
+PcapDriver::~PcapDriver() {
+  if (output_ != nullptr) pcap_dump_close(output_);
+  if (format_ != nullptr) pcap_close(format_);
+  if (input_ != nullptr) pcap_close(input_);
+}
+
+void PcapDriver::read_pending() {
+  pending_.present = false;
+  pcap_pkthdr* header = nullptr;
+  const uint8_t* data = nullptr;
+  const int result = pcap_next_ex(input_, &header, &data);
+  if (result == PCAP_ERROR) read_error_ = pcap_geterr(input_);
+  if (result != 1) return;
+  pending_.present = true;
+  // With nanosecond precision libpcap puts nanoseconds in tv_usec.
+  pending_.time_ns = static_cast<uint64_t>(header->ts.tv_sec) * kNanosecondsPerSecond +
+                     static_cast<uint64_t>(header->ts.tv_usec);
+  pending_.bytes.assign(data, data + header->caplen);
+}
+
+Ticks PcapDriver::ticks_of(uint64_t time_ns) const {
+  // A capture may step back by some microseconds where two queues met; time does not.
+  return static_cast<Ticks>((std::max(time_ns, first_ns_) - first_ns_) / kNanosecondsPerTick);
+}
+
+uint32_t PcapDriver::rx_burst(std::span<RxDatagram> rx) {
+  burst_count_ = 0;
+  const size_t room = std::min(rx.size(), kMaxBurst);
+  bool took_any = false;
+  while (pending_.present && burst_count_ < room) {
+    const Ticks at = ticks_of(pending_.time_ns);
+    if (!ticks_reached(clock_, at)) {
+      // One loop of the core lies between two milliseconds: what is due in the old one is done first.
+      if (!took_any) clock_ = at;
+      break;
+    }
+    took_any = true;
+    latest_ns_ = std::max(latest_ns_, pending_.time_ns);
+    Delivered& slot = burst_[burst_count_];
+    slot.time_ns = pending_.time_ns;
+    slot.bytes.swap(pending_.bytes);
+    read_pending();
+    const frame::Kind kind = frame::parse(slot.bytes, frame::Verify::kAll, slot.parsed);
+    slot.kind = kind;
+    ++frames_[static_cast<size_t>(kind)];
+    if (frame::info(kind).disposition != frame::Disposition::path) continue;
+    if (!classify(kind, slot.parsed, rx[burst_count_])) {
+      --frames_[static_cast<size_t>(kind)];
+      ++not_ours_;
+      continue;
+    }
+    if (kind == frame::Kind::k_udp) learn(slot.bytes, slot.parsed);
+    ++burst_count_;
+  }
+  return burst_count_;
+}
+
+bool PcapDriver::classify(frame::Kind kind, const frame::Parsed& parsed, RxDatagram& rx) const {
+  const bool is_error = kind == frame::Kind::k_icmp_error;
+  const TransportAddress& ours = is_error ? parsed.source : parsed.destination;
+  rx = RxDatagram{};
+  rx.payload = parsed.payload;
+  rx.length = parsed.length;
+  rx.ttl = parsed.ttl;
+  rx.tos = parsed.tos;
+  rx.df = parsed.dont_fragment ? DontFragment::kSet : DontFragment::kClear;
+  rx.source = is_error ? parsed.destination : parsed.source;
+  rx.icmp_type = is_error ? parsed.icmp_type : uint8_t{0};
+  rx.icmp_code = is_error ? parsed.icmp_code : uint8_t{0};
+  rx.icmp_mtu = is_error ? parsed.icmp_mtu : 0;
+  for (size_t i = 0; !is_error && i < listeners_.size(); ++i) {
+    if (listeners_[i].port != ours.port || addresses_[listeners_[i].address].bound != ours.ip) {
+      continue;
+    }
+    rx.kind = RxKind::kClient;
+    rx.listener = static_cast<uint16_t>(i);
+    return true;
+  }
+  if (ours.port < port_low_ || ours.port > port_high_) return false;
+  for (size_t i = 0; i < addresses_.size(); ++i) {
+    if (!addresses_[i].relays || addresses_[i].bound != ours.ip) continue;
+    rx.kind = is_error ? RxKind::kIcmpError : RxKind::kPeer;
+    rx.relay = {static_cast<uint16_t>(i), ours.port};
+    return true;
+  }
+  return false;
+}
+
+void PcapDriver::learn(std::span<const uint8_t> bytes, const frame::Parsed& parsed) {
+  frame::MacAddress to{};
+  frame::MacAddress from{};
+  std::copy_n(bytes.begin(), to.size(), to.begin());
+  std::copy_n(bytes.begin() + to.size(), from.size(), from.begin());
+  neighbours_[parsed.source.ip.bytes] = from;
+  if (config_.own_mac == frame::MacAddress{}) config_.own_mac = to;
+}
+
+frame::Link PcapDriver::link_to(const IpAddress& ip, uint16_t vlan_tci) const {
+  const auto known = neighbours_.find(ip.bytes);
+  return {known == neighbours_.end() ? config_.gateway : known->second, config_.own_mac, vlan_tci};
+}
+
+const PcapDriver::Delivered* PcapDriver::origin(const TxDatagram& tx) const {
+  const auto* const at = tx.payload;
+  for (uint32_t i = 0; at != nullptr && i < burst_count_; ++i) {
+    const uint8_t* const first = burst_[i].bytes.data();
+    if (!std::less<>{}(at, first) && !std::less<>{}(first + burst_[i].bytes.size(), at)) {
+      return &burst_[i];
+    }
+  }
+  return nullptr;
+}
+
+bool PcapDriver::send(const TxDatagram& tx) {
+  const Delivered* from = origin(tx);
+  frame::BodySum rest;
+  if (from != nullptr) rest = frame::piece_sum(from->parsed, tx.payload, tx.length);
+  // Made by the relay, or an unprotected IPv4 datagram that must leave protected by IPv6.
+  const bool unprotected = from != nullptr && from->kind == frame::Kind::k_udp &&
+                           !from->parsed.sum_known && tx.to.ip.is_v4();
+  if (!rest.known && !unprotected) rest = frame::full_sum(tx.payload, tx.length);
+
+  scratch_.assign(frame::kMaxHeaders + tx.size(), 0);
+  uint8_t* const body = scratch_.data() + frame::kMaxHeaders;
+  std::copy_n(tx.head.data(), tx.head_length, body);
+  if (tx.length != 0) std::copy_n(tx.payload, tx.length, body + tx.head_length);
+
+  frame::Outgoing o;
+  o.source = {addresses_[tx.from_address].bound, tx.from_port};
+  o.destination = tx.to;
+  o.ttl = tx.ttl;
+  o.tos = tx.tos;
+  o.dont_fragment = tx.dont_fragment;
+  // RFC 6864: an atomic datagram's identification means nothing; others count.
+  o.identification = tx.dont_fragment ? uint16_t{0} : ++identification_;
+  o.body = frame::with_head(rest, tx.head.data(), tx.head_length);
+  const uint16_t vlan = from != nullptr ? from->parsed.vlan_tci : frame::kNoVlan;
+  const size_t headers = frame::write_headers(body, tx.size(), link_to(tx.to.ip, vlan), o);
+  if (headers == 0) return false;
+  ++written_;
+  if (output_ == nullptr) return true;
+
+  const uint64_t at_ns = from != nullptr ? from->time_ns : latest_ns_;
+  pcap_pkthdr header{};
+  header.ts.tv_sec = static_cast<time_t>(at_ns / kNanosecondsPerSecond);
+  header.ts.tv_usec = static_cast<suseconds_t>(at_ns % kNanosecondsPerSecond);
+  header.caplen = header.len = static_cast<uint32_t>(headers + tx.size());
+  pcap_dump(reinterpret_cast<u_char*>(output_), &header, body - headers);
+  return true;
+}
+
+uint32_t PcapDriver::tx_burst(TxBurst& tx) {
+  uint32_t unsent = 0;
+  for (uint32_t i = 0; i < tx.count; ++i) {
+    if (!send(tx.items[i])) ++unsent;
+  }
+  return unsent;
+}
+
+Egress PcapDriver::listener_egress(uint16_t listener) const {
+  return leg_key({listeners_[listener].address, listeners_[listener].port});
+}
+
+Egress PcapDriver::open_relay_port(RelayLeg leg) {
+  if (leg.address >= addresses_.size() || !open_ports_.insert(leg_key(leg)).second) return kNoEgress;
+  return leg_key(leg);
+}
+
+void PcapDriver::close_relay_port(RelayLeg leg) { open_ports_.erase(leg_key(leg)); }
+
+}  // namespace culvert

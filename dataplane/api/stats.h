@@ -49,7 +49,9 @@ struct alignas(128) CoreStats {
   Counter commands_failed;
   Counter applied_sequence;
   Counter events_dropped;     // ring to control full (also counted in an outcome where a packet fell)
-  Counter seen_version;       // Snapshot::version this core last looked at
+  // Snapshot::version this core works with: everything older is no longer touched by it (QSBR). Released
+  // by the core, acquired by control before it frees.
+  std::atomic<uint64_t> seen_version{0};
 };
 
 }  // namespace culvert

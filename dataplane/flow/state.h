@@ -66,6 +66,9 @@ class FlowState {
 
   // ---- ports
   [[nodiscard]] PortEntry* port(RelayLeg leg);
+  [[nodiscard]] const PortEntry* port(RelayLeg leg) const {
+    return const_cast<FlowState*>(this)->port(leg);
+  }
   [[nodiscard]] bool in_relay_range(uint16_t port) const {
     return port >= limits_.relay_port_low && port <= limits_.relay_port_high;
   }

@@ -19,7 +19,7 @@ concept Driver = requires(D d, std::span<RxDatagram> rx, TxBurst& tx, uint16_t l
                           RelayLeg leg, uint32_t wait_us) {
   // Fills up to rx.size() datagrams; their payloads stay valid until the next rx_burst().
   { d.rx_burst(rx) } -> std::same_as<uint32_t>;
-  // Sends tx.items[0..count). Returns how many could not be sent (counted, never retried forever).
+  // Sends tx.items[0..count); their payloads are not touched after the return. Returns how many could not be sent (counted, never retried forever).
   { d.tx_burst(tx) } -> std::same_as<uint32_t>;
   // The egress by which datagrams to clients of that listener leave.
   { d.listener_egress(listener) } -> std::same_as<Egress>;

@@ -42,6 +42,13 @@ class Engine {
   [[nodiscard]] virtual const Snapshot& snapshot() const = 0;
 
   [[nodiscard]] virtual const CoreStats& stats(CoreId core) const = 0;
+
+  // Bytes each of that core's policers was asked to let through (passed or not) since start, by policer
+  // number: what control shares a user's bandwidth by. nullptr: not counted; then shares are equal.
+  [[nodiscard]] virtual const Counter* policer_bytes(CoreId core) const {
+    static_cast<void>(core);
+    return nullptr;
+  }
 };
 
 }  // namespace culvert

@@ -151,27 +151,34 @@ struct PortEntry {
   Egress egress = kNoEgress;
 };
 
-// Token bucket of one user on one core, both directions of all of its allocations together.
-struct alignas(64) Policer {
+// Token bucket of one user on one core, both directions of all of its allocations together. 32 bytes: two
+// to a line, and a burst prefetches them while its flows are being resolved.
+struct alignas(32) Policer {
   uint64_t rate_bytes_per_second = 0;  // 0: unlimited
   int64_t burst_bytes = 0;
   int64_t tokens_bytes = 0;
   Ticks last = 0;
+  uint32_t remainder = 0;  // of a byte, in thousandths: without it 1999 B/s asked each ms would be 1000
+
+  // Refill after longer silence than this is this much: it fills any burst, and the product below stays
+  // within 64 bits up to 5 TB/s.
+  static constexpr uint32_t kMaxRefillMs = 3'600'000;
 
   [[nodiscard]] bool admit(uint32_t bytes, Ticks now) {
     if (rate_bytes_per_second == 0) return true;
     if (now != last) {
-      const uint64_t refill = rate_bytes_per_second * static_cast<uint32_t>(now - last) / 1000;
-      if (refill != 0) {  // a slow bucket keeps its remainder: `last` stays until a byte is due
-        tokens_bytes += static_cast<int64_t>(refill);
-        if (tokens_bytes > burst_bytes) tokens_bytes = burst_bytes;
-        last = now;
-      }
+      const uint32_t elapsed = now - last < kMaxRefillMs ? now - last : kMaxRefillMs;
+      const uint64_t refill = rate_bytes_per_second * elapsed + remainder;
+      tokens_bytes += static_cast<int64_t>(refill / 1000);
+      remainder = static_cast<uint32_t>(refill % 1000);
+      if (tokens_bytes > burst_bytes) tokens_bytes = burst_bytes;
+      last = now;
     }
     if (tokens_bytes < static_cast<int64_t>(bytes)) return false;
     tokens_bytes -= static_cast<int64_t>(bytes);
     return true;
   }
 };
+static_assert(sizeof(Policer) == 32);
 
 }  // namespace culvert

@@ -33,7 +33,7 @@ class TimerWheel {
     nodes_ = arena.make<Node>(ids).data();
     for (auto& level : heads_) level.fill(kNone);
     due_ = kNone;
-    start_ = now;
+    current_at_ = now;
     current_ = 0;
   }
 
@@ -65,7 +65,9 @@ class TimerWheel {
   template <class Fire>
   uint32_t advance(Ticks now, Fire&& fire) {
     uint32_t fired = 0;
-    const uint32_t target = (now - start_) / kTickMs;
+    // From the wheel's own instant, never from its start: Ticks wrap, and the distance stays short.
+    const int32_t passed = static_cast<int32_t>(now - current_at_);
+    const uint32_t target = current_ + (passed > 0 ? static_cast<uint32_t>(passed) / kTickMs : 0);
     for (;;) {
       while (due_ != kNone) {
         if (fired == kMaxFiredPerCall) return fired;
@@ -93,9 +95,9 @@ class TimerWheel {
 
   // Rounded up: never early.
   [[nodiscard]] uint32_t tick_of(Ticks deadline) const {
-    const int32_t from_start = static_cast<int32_t>(deadline - start_);
-    if (from_start <= 0) return current_;
-    return (static_cast<uint32_t>(from_start) + kTickMs - 1) / kTickMs;
+    const int32_t ahead = static_cast<int32_t>(deadline - current_at_);
+    if (ahead <= 0) return current_;
+    return current_ + (static_cast<uint32_t>(ahead) + kTickMs - 1) / kTickMs;
   }
 
   void link(uint32_t id, uint32_t& head, uint16_t where) {
@@ -146,6 +148,7 @@ class TimerWheel {
     if (jump > to_wrap) jump = to_wrap;
     if (jump > target - current_) jump = target - current_;
     current_ += jump;
+    current_at_ += jump * kTickMs;
     for (uint32_t level = 1; level < kLevels; ++level) {
       if ((current_ & ((1u << (6 * level)) - 1)) != 0) break;
       replace_all(level, (current_ >> (6 * level)) & (kSlots - 1));
@@ -168,8 +171,8 @@ class TimerWheel {
   std::array<std::array<uint32_t, kSlots>, kLevels> heads_{};
   std::array<uint64_t, kLevels> used_{};
   uint32_t due_ = kNone;
-  uint32_t current_ = 0;  // ticks since start_
-  Ticks start_ = 0;
+  uint32_t current_ = 0;   // ticks since the start, wrapping (slots are its low bits)
+  Ticks current_at_ = 0;   // the instant of current_, wrapping too
 };
 
 }  // namespace culvert

@@ -21,8 +21,8 @@ size_t FlowState::table_bytes(const CoreLimits& l) {
   const size_t wide = l.wide_channels == 0 ? 1 : size_t{l.wide_channels};
   return SwissTable<NarrowFlow>::bytes_for(size_t{l.narrow_channels} * 2) +
          SwissTable<WideFlow>::bytes_for(wide * 2) +
-         SwissTable<Permission>::bytes_for(l.permissions) +
-         SwissTable<uint32_t>::bytes_for(l.allocations) +
+         decltype(permission_table)::bytes_for(l.permissions) +
+         decltype(clients_)::bytes_for(l.allocations) +
          size_t{l.allocations} * sizeof(Allocation) + TimerWheel::bytes_for(l.allocations);
 }
 

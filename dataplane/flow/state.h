@@ -82,7 +82,7 @@ class FlowState {
   // ---- read by the path
   SwissTable<NarrowFlow> narrow;
   SwissTable<WideFlow> wide;
-  SwissTable<Permission> permission_table;
+  SwissTable<Permission, 15> permission_table;
   SwissTable<Redirect> redirects;
   std::span<Allocation> allocations;
   std::span<Policer> policers;
@@ -148,7 +148,7 @@ class FlowState {
   void update_permission(Allocation& a, Permission& p);
 
   CoreLimits limits_;
-  SwissTable<uint32_t> clients_;
+  SwissTable<uint32_t, 15> clients_;
   std::span<PortEntry> ports_;
   uint32_t port_span_ = 0;
 };

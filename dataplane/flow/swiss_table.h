@@ -6,8 +6,11 @@
 // stops at the first group that nothing went past. So a table that has churned for a year is as fast
 // as a new one.
 //
+// Any number of groups: a group is picked by multiply and shift, so memory follows the configured limit and
+// not the next power of two.
+//
 // Invariants: entries never move, so a slot index names an entry until it is erased; no rehash; the
-// table refuses (kNoSlot) at 7/8 of its slots. Single owner, no locks, memory from the owner's Arena.
+// table refuses (kNoSlot) at kLoad/16 of its slots. Single owner, no locks, memory from the owner's Arena.
 #pragma once
 
 #include <bit>
@@ -25,15 +28,18 @@ namespace culvert {
 
 inline constexpr uint32_t kNoSlot = 0xffffffff;
 
-template <class Entry>
+// kLoad: entries per sixteen slots when the table is at its limit. 14 keeps hits at one group for five keys
+// of six; cold tables take 15 and save memory.
+template <class Entry, uint32_t kLoad = 14>
 class SwissTable {
  public:
   static constexpr uint32_t kGroup = 16;
+  static_assert(kLoad > 0 && kLoad < kGroup);
 
   // Slots needed so that `entries` fit under the load limit.
   [[nodiscard]] static constexpr size_t slots_for(size_t entries) {
-    const size_t wanted = entries * 8 / 7 + 1;
-    return std::bit_ceil((wanted + kGroup - 1) / kGroup) * kGroup;
+    const size_t wanted = entries * kGroup / kLoad + 1;
+    return (wanted + kGroup - 1) / kGroup * kGroup;
   }
   // Bytes of arena (entries, control bytes, overflow counts; alignment slack included).
   [[nodiscard]] static constexpr size_t bytes_for(size_t entries) {
@@ -47,7 +53,7 @@ class SwissTable {
     control_ = arena.make<uint8_t>(slots).data();
     overflow_ = arena.make<uint16_t>(slots / kGroup).data();
     for (size_t i = 0; i < slots; ++i) control_[i] = kEmpty;
-    group_mask_ = static_cast<uint32_t>(slots / kGroup - 1);
+    groups_ = static_cast<uint32_t>(slots / kGroup);
     limit_ = static_cast<uint32_t>(entries);
   }
 
@@ -83,8 +89,8 @@ class SwissTable {
         const uint32_t slot = group * kGroup + static_cast<uint32_t>(std::countr_zero(match));
         if (equal(entries_[slot])) [[likely]] return slot;
       }
-      if (overflow_[group] == 0 || step > group_mask_) return kNoSlot;
-      group = (group + step) & group_mask_;  // triangular: visits every group once
+      if (overflow_[group] == 0 || step == groups_) return kNoSlot;
+      group = next(group);
     }
   }
 
@@ -100,20 +106,16 @@ class SwissTable {
         ++size_;
         return slot;
       }
-      ENSURE(step <= group_mask_);  // the load limit leaves an empty slot somewhere
+      ENSURE(step < groups_);  // the load limit leaves an empty slot somewhere
       ++overflow_[group];
-      group = (group + step) & group_mask_;
+      group = next(group);
     }
   }
 
   // `hash` is the one the slot was inserted with.
   void erase(uint32_t slot, uint64_t hash) {
     const uint32_t home = slot / kGroup;
-    uint32_t group = group_of(hash);
-    for (uint32_t step = 1; group != home; ++step) {
-      --overflow_[group];
-      group = (group + step) & group_mask_;
-    }
+    for (uint32_t group = group_of(hash); group != home; group = next(group)) --overflow_[group];
     control_[slot] = kEmpty;
     --size_;
   }
@@ -121,7 +123,7 @@ class SwissTable {
   // Visits every used slot in order; for dumps and tests.
   template <class Visitor>
   void each(Visitor&& visit) const {
-    for (uint32_t slot = 0; slot < (group_mask_ + 1) * kGroup; ++slot)
+    for (uint32_t slot = 0; slot < groups_ * kGroup; ++slot)
       if (control_[slot] != kEmpty) visit(slot, entries_[slot]);
   }
 
@@ -129,8 +131,9 @@ class SwissTable {
   static constexpr uint8_t kEmpty = 0x80;
 
   [[nodiscard]] uint32_t group_of(uint64_t hash) const {
-    return static_cast<uint32_t>(hash >> 7) & group_mask_;
+    return static_cast<uint32_t>(((hash >> 32) * groups_) >> 32);
   }
+  [[nodiscard]] uint32_t next(uint32_t group) const { return group + 1 == groups_ ? 0 : group + 1; }
   [[nodiscard]] static uint8_t tag_of(uint64_t hash) { return static_cast<uint8_t>(hash & 0x7f); }
 
   // Bit i is set when slot i of the group carries this control byte.
@@ -150,7 +153,7 @@ class SwissTable {
   Entry* entries_ = nullptr;
   uint8_t* control_ = nullptr;
   uint16_t* overflow_ = nullptr;
-  uint32_t group_mask_ = 0;
+  uint32_t groups_ = 0;
   uint32_t limit_ = 0;
   uint32_t size_ = 0;
 };

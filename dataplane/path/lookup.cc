@@ -27,6 +27,10 @@ template <class Flow, class Key>
   return table.find(hash, [&](const Flow& flow) { return same_key(flow.key, key); });
 }
 
+void prefetch_policer(const FlowState& flows, uint32_t policer) {
+  __builtin_prefetch(&flows.policers[policer], 1);
+}
+
 }  // namespace
 
 void lookup(const FlowState& flows, size_t count, BurstWork& work) {
@@ -49,10 +53,15 @@ void lookup(const FlowState& flows, size_t count, BurstWork& work) {
     if (!has_key(work.step[i])) continue;
     if (work.wide[i]) {
       work.slot[i] = find(flows.wide, work.wide_key[i], work.hash[i]);
+      if (work.slot[i] != kNoSlot) prefetch_policer(flows, flows.wide[work.slot[i]].policer);
       continue;
     }
     work.slot[i] = find(flows.narrow, work.narrow_key[i], work.hash[i]);
-    if (work.slot[i] != kNoSlot || flows.wide.size() == 0) [[likely]] continue;
+    if (work.slot[i] != kNoSlot) [[likely]] {
+      prefetch_policer(flows, flows.narrow[work.slot[i]].policer);
+      continue;
+    }
+    if (flows.wide.size() == 0) continue;
     // An IPv4 side whose other side is IPv6.
     work.wide_key[i] = widen(work.narrow_key[i]);
     work.wide[i] = true;

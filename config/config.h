@@ -1,9 +1,11 @@
-// The configuration of one culvertd as plain data: what the file and the flags said, checked and with
-// defaults filled in. No logic here; config/toml.h and config/cli.h make one, config/derive.h computes what
-// follows from it, config/reload.h compares two. Every member is one key of config/keys.h, which holds its
-// unit, range, and whether a reload may change it. Owned by main, read by control; a reload makes a new one.
+// The configuration of one culvertd as plain data: what the file and the flags said, checked and
+// with defaults filled in. No logic here; config/parse.h and config/cli.h make one, config/derive.h
+// computes what follows from it, config/reload.h compares two. Every member is one key of
+// config/schema.h, which holds its unit, range, and whether a reload may change it. Owned by main,
+// read by control; a reload makes a new one.
 //
-// A Config that config/ hands out has been validated: ranges hold, indices point at existing realms.
+// A Config that config/ hands out has been validated: ranges hold, indices point at existing
+// realms.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +26,7 @@ inline constexpr uint16_t kDefaultListenPort = 3478;
 
 // One relayed port per allocation and family: the default port range on one address carries 16384.
 inline constexpr uint32_t kDefaultMaxAllocations = 16384;
-// 2^20 table slots at 1 KiB each is 1 GiB; a flow index has room for no more (docs/limits.md).
+// At 1 KiB each, 1 GiB; and 16 relay addresses full of ports.
 inline constexpr uint32_t kMaxConfiguredAllocations = 1u << 20;
 
 inline constexpr uint32_t kDefaultNonceLifetimeSeconds = 3600;  // RFC 8489 9.2: at least hourly
@@ -35,19 +37,21 @@ inline constexpr size_t kMaxSecretsPerRealm = 2;
 inline constexpr size_t kMaxRealms = 64;          // as many as listeners: each serves one realm
 inline constexpr size_t kMaxRelayAddresses = 64;  // leaves 192 of kMaxLocalAddresses to listeners
 inline constexpr size_t kMaxPeerRules = 4096;     // deny and allow together
-inline constexpr size_t kMaxUserNameBytes = 508;  // RFC 8489 14.3: USERNAME is shorter than 509 bytes
-inline constexpr size_t kMaxRealmBytes = 127;     // RFC 8489 14.9: fewer than 128 characters
+inline constexpr size_t kMaxUserNameBytes =
+    508;  // RFC 8489 14.3: USERNAME is shorter than 509 bytes
+inline constexpr size_t kMaxRealmBytes = 127;  // RFC 8489 14.9: fewer than 128 characters
 inline constexpr size_t kMaxPasswordBytes = 512;
 inline constexpr size_t kMaxSecretBytes = 512;
 inline constexpr size_t kMaxSoftwareBytes = 127;  // RFC 8489 14.14: fewer than 128 characters
 
-// Reply budget, bytes out minus bytes in, per second (arithmetic: docs/limits.md, "Reply budget").
-inline constexpr uint64_t kDefaultReplyPerPrefix = 1'000'000;
+// Reply budget, bytes out minus bytes in, per second. A bucket saves 10 s of it: 1.28 MB per prefix pays
+// 10,000 challenges of 96 bytes at once, before any is refunded (docs/limits.md, "Reply budget").
+inline constexpr uint64_t kDefaultReplyPerPrefix = 128'000;
 inline constexpr uint64_t kDefaultReplyTotal = 16'000'000;
 inline constexpr uint32_t kDefaultBadNoncePerSecond = 2000;
 
-// A network in CIDR form. Bits of `address` past `prefix_bits` are zero. prefix_bits counts within the
-// address's own family: 0 to 32 for IPv4, 0 to 128 for IPv6.
+// A network in CIDR form. Bits of `address` past `prefix_bits` are zero. prefix_bits counts within
+// the address's own family: 0 to 32 for IPv4, 0 to 128 for IPv6.
 struct Cidr {
   IpAddress address;
   uint8_t prefix_bits = 0;
@@ -83,7 +87,8 @@ struct RealmConfig {
   std::string database;              // path of the SQLite accounts; empty: none
   uint32_t user_quota = 0;           // allocations one user may hold at once; 0: unlimited
   uint64_t user_bandwidth = 0;       // bytes per second of one user, both directions; 0: unlimited
-  // Offered in PASSWORD-ALGORITHMS, the preferred first; empty: not offered (RFC 5389 clients only).
+  // Offered in PASSWORD-ALGORITHMS, the preferred first; empty: not offered (RFC 5389 clients
+  // only).
   std::vector<PasswordAlgorithm> algorithms{PasswordAlgorithm::kSha256, PasswordAlgorithm::kMd5};
   friend bool operator==(const RealmConfig&, const RealmConfig&) = default;
 };
@@ -101,7 +106,8 @@ struct LimitsConfig {
 struct ReplyBudgetConfig {
   uint64_t per_prefix = kDefaultReplyPerPrefix;  // bytes per second to one /24 or /56
   uint64_t total = kDefaultReplyTotal;           // bytes per second to everyone
-  uint32_t bad_nonce_per_second = kDefaultBadNoncePerSecond;  // requests checked without valid nonce
+  uint32_t bad_nonce_per_second =
+      kDefaultBadNoncePerSecond;  // requests checked without valid nonce
   friend bool operator==(const ReplyBudgetConfig&, const ReplyBudgetConfig&) = default;
 };
 
@@ -135,8 +141,8 @@ struct LogConfig {
   friend bool operator==(const LogConfig&, const LogConfig&) = default;
 };
 
-// Who the daemon becomes after start when it was started as root. Empty user: `culvert` if that account
-// exists, else `nobody`. Empty group: the user's own.
+// Who the daemon becomes after start when it was started as root. Empty user: `culvert` if that
+// account exists, else `nobody`. Empty group: the user's own.
 struct RunAsConfig {
   std::string user;
   std::string group;
@@ -145,12 +151,13 @@ struct RunAsConfig {
 
 struct Config {
   std::string driver = "sockets";
-  uint32_t cores = 1;  // fast cores; 0: one for each CPU the process may use
-  std::vector<ListenConfig> listeners;             // empty: 0.0.0.0 and [::] at kDefaultListenPort
+  uint32_t cores = 1;                   // fast cores; 0: one for each CPU the process may use
+  std::vector<ListenConfig> listeners;  // empty: 0.0.0.0 and [::] at kDefaultListenPort
   std::vector<RelayAddressConfig> relay_addresses;  // empty: the addresses of the listeners
   uint16_t relay_port_low = kDefaultRelayPortLow;
   uint16_t relay_port_high = kDefaultRelayPortHigh;
-  std::vector<RealmConfig> realms;  // [0] is the default realm: flags and listeners without one use it
+  std::vector<RealmConfig>
+      realms;  // [0] is the default realm: flags and listeners without one use it
   LimitsConfig limits;
   ReplyBudgetConfig reply_budget;
   PeersConfig peers;

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "config/diagnostic.h"
@@ -16,12 +15,12 @@ struct Value {
   enum class Kind : uint8_t { kInteger, kString, kBoolean, kList, kTable, kOther };
 
   Kind kind = Kind::kOther;
-  Origin origin;      // of the value; a table's entries have those of their keys
+  Origin origin;  // a table's items have those of their names
   int64_t integer = 0;
   bool boolean = false;
   std::string text;   // kString: the string; kOther: what it is ("a date")
-  std::vector<Value> items;
-  std::vector<std::pair<std::string, Value>> entries;  // in file order
+  std::vector<Value> items;        // of a list, or the values of a table, in file order
+  std::vector<std::string> names;  // of a table: names[i] belongs to items[i]
 
   // From a flag: all there is is text, so numbers may be written in it.
   bool from_flag = false;

@@ -188,7 +188,10 @@ void SocketsDriver::wait(uint32_t wait_us) {
     return;
   }
   sleeping_.store(true);
-  if (!wake_asked_.load()) collect_ready(wait_us);
+  if (!wake_asked_.load()) {
+    collect_ready(wait_us);
+    fresh_ = collected_;
+  }
   sleeping_.store(false);
   (void)wake_asked_.exchange(false);  // acquires what the waker wrote before
 }

@@ -125,6 +125,8 @@ class SocketsDriver {
   uint32_t open_ports_ = 0;
   uint32_t port_low_ = 0;
   uint32_t port_count_ = 0;
+  bool collected_ = false;             // the last call of epoll brought something, all read or queued
+  bool fresh_ = false;                 // that call was wait()'s, and nothing was read since
   int epoll_fd_ = -1;
   int wake_fd_ = -1;
   SocketsOptions options_;

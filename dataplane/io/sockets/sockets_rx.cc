@@ -70,6 +70,7 @@ void SocketsDriver::collect_ready(int64_t wait_us) {
     const timespec limit{static_cast<time_t>(wait_us / 1000000), wait_us % 1000000 * 1000};
     count = epoll_pwait2(epoll_fd_, events.data(), static_cast<int>(events.size()), &limit, nullptr);
   }
+  collected_ = count > 0;
   for (int i = 0; i < count; ++i) {
     const uint32_t slot = events[static_cast<size_t>(i)].data.u32;
     if (slot == kWakeSlot) continue;
@@ -86,7 +87,16 @@ void SocketsDriver::collect_ready(int64_t wait_us) {
 uint32_t SocketsDriver::rx_burst(std::span<RxDatagram> rx) {
   if (pending_head_ == pending_count_) {
     pending_head_ = pending_count_ = buffers_used_ = 0;
-    collect_ready(0);
+    // epoll is asked once per turn: not when wait() has just asked it, and not when everything known
+    // has been read since, because then the caller will wait and that asks. A caller that does not wait
+    // is served by its next call.
+    const bool idle = ready_relays_->empty() && ready_listeners_->empty();
+    if (collected_ && idle) {
+      collected_ = false;
+      return 0;
+    }
+    if (!collected_ || !fresh_) collect_ready(0);
+    fresh_ = false;
     read_ready(static_cast<uint32_t>(std::min(rx.size(), kMaxBurst)));
   }
   return hand_out(rx);

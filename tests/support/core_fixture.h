@@ -2,6 +2,7 @@
 // allocation with that permission" and "this datagram arrives". For unit and property tests of the path.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,10 +42,10 @@ inline Sent join(const TxDatagram& tx) {
 }
 
 inline Bytes channel_data(uint16_t channel, const Bytes& data) {
-  Bytes out(kChannelHeaderSize);
+  Bytes out(kChannelHeaderSize + data.size());
   store_be16(out.data(), channel);
   store_be16(out.data() + 2, static_cast<uint16_t>(data.size()));
-  out.insert(out.end(), data.begin(), data.end());
+  std::copy(data.begin(), data.end(), out.begin() + kChannelHeaderSize);
   return out;
 }
 

@@ -68,8 +68,8 @@ TEST(PathStun, AnAllocateWithoutIntegrityIsChallengedWithoutState) {
 
 TEST(PathStun, AShortAllocateGetsTheShortChallenge) {
   TestCore core;
-  core.snapshot.listeners[0].realm_attribute = {0,   0x14, 0,   12,  'e', 'x', 'a', 'm',
-                                                'p', 'l',  'e', '.', 'o', 'r', 'g', '!'};
+  core.snapshot.listeners[0].realm_attribute = {0,   0x14, 0,   16,  't', 'u', 'r', 'n', '.', 'e',
+                                                'x', 'a',  'm', 'p', 'l', 'e', '.', 'o', 'r', 'g'};
   std::array<uint8_t, 64> buffer;
   stun::Builder builder(buffer, stun::Class::kRequest, stun::kAllocate, kTransaction);
   const Bytes in = finish(builder);

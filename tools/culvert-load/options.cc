@@ -1,0 +1,292 @@
+#include "tools/culvert-load/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <random>
+
+namespace culvert::load {
+namespace {
+
+const char* const kAbout =
+    "culvert-load: measures TURN and STUN servers.\n"
+    "\n"
+    "It plays the clients and, behind the server, their peers. Datagrams carry a number and a time,\n"
+    "so loss, reordering, duplication and latency are counted, not guessed. Paced sending is open\n"
+    "loop: a datagram is due at a time fixed beforehand, and its latency counts from then, so a\n"
+    "server that stalls cannot hide it. With --server-pid the server's CPU time is read as well,\n"
+    "and packets per CPU-second of the whole server are printed.\n"
+    "\n"
+    "Begin here (a server on this machine, user alice, password secret):\n"
+    "  culvert-load calibrate\n"
+    "      what this machine's generator itself can do: know it before you believe any figure\n"
+    "  culvert-load relay --server 127.0.0.1:3478 --user alice --password secret --rate 20000\n"
+    "      loss and latency of 100 allocations at 20,000 datagrams a second\n"
+    "  culvert-load relay ... --unpaced --clients 1000 --size 1200 --server-pid $(pidof culvertd)\n"
+    "      the most that it relays, and what that costs it\n"
+    "  culvert-load churn ...      complete allocations a second (401, Allocate, Refresh 0)\n"
+    "\n"
+    "The server must permit peers on this machine's addresses: coturn --allow-loopback-peers,\n"
+    "culvertd --allow-peer 127.0.0.0/8.\n";
+
+template <class E>
+std::string names_of(const std::map<std::string, E>& values) {
+  std::string out;
+  for (const auto& [name, value] : values) out += (out.empty() ? "" : "|") + name;
+  return out;
+}
+
+template <class E>
+void add_choice(CLI::App* app, const std::string& flag, E& value,
+                const std::map<std::string, E>& values, const std::string& help) {
+  app->add_option_function<std::string>(
+         flag, [&value, values](const std::string& name) { value = values.at(name); },
+         help + " (" + names_of(values) + ")")
+      ->check(CLI::IsMember([&] {
+        std::vector<std::string> names;
+        for (const auto& [name, unused] : values) names.push_back(name);
+        return names;
+      }()));
+}
+
+const std::map<std::string, Direction> kDirections{{"to-peer", Direction::kToPeer},
+                                                   {"to-client", Direction::kToClient},
+                                                   {"both", Direction::kBoth}};
+const std::map<std::string, Topology> kTopologies{{"client-peer", Topology::kClientToPeer},
+                                                  {"client-client", Topology::kClientToClient}};
+const std::map<std::string, Encoding> kEncodings{{"channel", Encoding::kChannel},
+                                                 {"send", Encoding::kSend}};
+const std::map<std::string, FamilyChoice> kFamilies{
+    {"4", FamilyChoice::kIpv4}, {"6", FamilyChoice::kIpv6}, {"cross", FamilyChoice::kCross}};
+const std::map<std::string, Attack> kAttacks{{"allocate", Attack::kAllocate},
+                                             {"binding", Attack::kBinding},
+                                             {"malformed", Attack::kMalformed}};
+
+template <class E>
+const char* find_name(const std::map<std::string, E>& values, E value) {
+  for (const auto& [name, one] : values)
+    if (one == value) return name.c_str();
+  return "?";
+}
+
+struct Raw {
+  std::string server;
+  std::vector<std::string> local;
+  std::string peer_address;
+  bool unpaced = false;
+  bool no_gro = false;
+};
+
+void add_common(CLI::App* app, Options& o, Raw& raw) {
+  if (o.mode != Mode::kCalibrate) {
+    app->add_option("--server", raw.server, "the server's ADDRESS:PORT ([v6]:port)")->required();
+    app->add_option("--server-pid", o.server_pid, "sample this process: CPU time, memory");
+  }
+  app->add_option("--local", raw.local, "local address of clients; may be repeated")
+      ->type_name("ADDRESS");
+  app->add_option("--driver", o.driver, "how to reach the network: sockets")
+      ->capture_default_str();
+  app->add_option("--duration", o.duration_s, "seconds measured")->capture_default_str();
+  app->add_option("--warm-up", o.warm_up_s, "seconds of traffic before that, not counted")
+      ->capture_default_str();
+  app->add_option("--threads", o.threads, "generator threads; each spins on a CPU")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app->add_option("--seed", o.seed, "of the flows' order and the payload; 0 draws one");
+  app->add_option("--json", o.json, "write the whole result to FILE, or to standard output: -")
+      ->type_name("FILE");
+  app->add_flag("--quiet", o.quiet, "no progress line and no summary");
+}
+
+void add_credentials(CLI::App* app, Options& o) {
+  app->add_option("--user", o.user, "long-term credential")->required();
+  app->add_option("--password", o.password, "its password")->required();
+  app->add_option("--realm", o.realm, "refuse any other realm than this");
+  app->add_flag("--rfc5389", o.rfc5389, "be an older client: MD5 and SHA-1 even where more is offered");
+  app->add_option("--transport", o.transport, "to the server: udp")->capture_default_str();
+  add_choice(app, "--family", o.family, kFamilies,
+             "of server and relayed address: both 4, both 6, or the relayed one the other");
+}
+
+void add_traffic(CLI::App* app, Options& o, Raw& raw) {
+  app->add_option("--size", o.size, "payload bytes of a datagram")->capture_default_str();
+  auto* rate = app->add_option("--rate", o.rate, "datagrams offered a second, over all flows")
+                   ->check(CLI::PositiveNumber);
+  app->add_flag("--unpaced", raw.unpaced, "as fast as the generator can (what no --rate means)")
+      ->excludes(rate);
+  app->add_option("--run-length", o.run_length, "datagrams of one flow sent back to back")
+      ->check(CLI::Range(1u, kMaxGsoSegments))
+      ->capture_default_str();
+  app->add_flag("--gso", o.gso, "send each run as one GSO packet, as an offloading NIC has them");
+  app->add_flag("--no-gro", raw.no_gro, "receive without UDP_GRO");
+}
+
+void add_relay(CLI::App* app, Options& o, Raw& raw) {
+  add_common(app, o, raw);
+  add_credentials(app, o);
+  add_traffic(app, o, raw);
+  app->add_option("--clients", o.clients, "allocations; each is a socket of its own")
+      ->check(CLI::Range(1u, 60000u))
+      ->capture_default_str();
+  app->add_option("--peers", o.peers, "peer sockets they share")
+      ->check(CLI::Range(1u, 60000u))
+      ->capture_default_str();
+  app->add_option("--peer-address", raw.peer_address, "where the peers are")->type_name("ADDRESS");
+  add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");
+  add_choice(app, "--topology", o.topology, kTopologies, "who talks with whom");
+  add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");
+}
+
+void add_idle(CLI::App* app, Options& o, Raw& raw) {
+  add_common(app, o, raw);
+  add_credentials(app, o);
+  app->add_option("--clients", o.clients, "allocations held for the duration")
+      ->check(CLI::Range(1u, 60000u))
+      ->capture_default_str();
+  app->add_option("--channels", o.channels, "channels of each")->check(CLI::Range(0u, 64u));
+  app->add_option("--permissions", o.permissions, "further permissions of each")
+      ->check(CLI::Range(0u, 64u));
+}
+
+void add_churn(CLI::App* app, Options& o, Raw& raw) {
+  add_common(app, o, raw);
+  add_credentials(app, o);
+  app->add_option("--clients", o.clients, "allocations in progress at once")
+      ->check(CLI::Range(1u, 60000u))
+      ->capture_default_str();
+  app->add_option("--rate", o.rate, "allocations begun a second; else as fast as they complete")
+      ->check(CLI::PositiveNumber);
+}
+
+void add_binding(CLI::App* app, Options& o, Raw& raw) {
+  add_common(app, o, raw);
+  app->add_option("--clients", o.clients, "client ports")->check(CLI::Range(1u, 60000u));
+  app->add_option("--rate", o.rate, "requests a second; else as fast as the generator can")
+      ->check(CLI::PositiveNumber);
+}
+
+void add_hostile(CLI::App* app, Options& o, Raw& raw) {
+  add_common(app, o, raw);
+  add_choice(app, "--attack", o.attack, kAttacks, "what to send, each from a port of its own");
+  app->add_option("--count", o.count, "datagrams in all, each from another address and port");
+  app->add_option("--rate", o.rate, "datagrams a second")->check(CLI::PositiveNumber);
+}
+
+void add_calibrate(CLI::App* app, Options& o, Raw& raw) {
+  add_common(app, o, raw);
+  add_traffic(app, o, raw);
+  app->add_option("--clients", o.clients, "client sockets")->check(CLI::Range(1u, 60000u));
+}
+
+std::optional<std::string> check_shapes(Options& o) {
+  if (o.transport != "udp") {
+    for (const char* later : {"tcp", "tls", "dtls", "derp"})
+      if (o.transport == later)
+        return "the transport '" + o.transport +
+               "' is not built into this culvert-load yet; use --transport udp";
+    return "there is no transport '" + o.transport + "'; this culvert-load has: udp";
+  }
+  if (o.size < kMinPayload || o.size > kMaxPayload)
+    return "--size must be between " + std::to_string(kMinPayload) +
+           " (sequence number, time and flow) and " + std::to_string(kMaxPayload);
+  if (o.gso && o.run_length < 2) return "--gso sends runs: give --run-length 2 or more";
+  if (o.gso && uint64_t{o.run_length} * (o.size + 64) > kMaxGsoBytes)
+    return "--run-length times --size is more than one GSO packet holds (" +
+           std::to_string(kMaxGsoBytes) + " bytes)";
+  if (o.duration_s < 0.1) return "--duration must be at least 0.1 seconds";
+  if (o.warm_up_s < 0) return "--warm-up must not be negative";
+  if (o.threads > o.clients) o.threads = o.clients;
+  if (o.topology == Topology::kClientToClient && o.clients < 2 * o.threads)
+    return "client-client needs at least two clients in each thread";
+  if (o.topology == Topology::kClientToClient && o.family == FamilyChoice::kCross)
+    return "client-client relays between relayed addresses: use --family 4 or 6";
+  return std::nullopt;
+}
+
+std::optional<std::string> check_addresses(Options& o, const Raw& raw) {
+  if (o.mode == Mode::kCalibrate) {
+    o.server = *TransportAddress::parse("127.0.0.1:0");
+  } else {
+    const auto server = TransportAddress::parse(raw.server);
+    if (!server || server->port == 0)
+      return "--server: '" + raw.server + "' is not an ADDRESS:PORT; give numbers, as 192.0.2.1:3478";
+    o.server = *server;
+  }
+  const bool wants_v6 = o.family == FamilyChoice::kIpv6;
+  if (o.family != FamilyChoice::kCross && o.server.ip.is_v6() != wants_v6)
+    return std::string("--server is an IPv") + (o.server.ip.is_v6() ? "6" : "4") +
+           " address: say --family " + (o.server.ip.is_v6() ? "6" : "4") + " or cross";
+  for (const auto& text : raw.local) {
+    const auto ip = IpAddress::parse(text);
+    if (!ip || ip->family != o.server.ip.family)
+      return "--local: '" + text + "' is not an address of the server's family";
+    o.local.push_back(*ip);
+  }
+  if (!raw.peer_address.empty()) {
+    o.peer_address = IpAddress::parse(raw.peer_address);
+    if (!o.peer_address) return "--peer-address: '" + raw.peer_address + "' is not an address";
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
+  Options o;
+  Raw raw;
+  CLI::App app(kAbout, "culvert-load");
+  app.set_version_flag("--version", CULVERT_VERSION);
+  app.require_subcommand(1);
+  struct Sub {
+    Mode mode;
+    const char* help;
+    void (*add)(CLI::App*, Options&, Raw&);
+  };
+  for (const Sub& sub : {Sub{Mode::kRelay, "relay datagrams between clients and peers", add_relay},
+                         Sub{Mode::kChurn, "complete allocations as fast as they go", add_churn},
+                         Sub{Mode::kIdle, "hold allocations that do nothing: memory", add_idle},
+                         Sub{Mode::kBinding, "STUN Binding requests", add_binding},
+                         Sub{Mode::kHostile, "requests that nobody authenticated", add_hostile},
+                         Sub{Mode::kCalibrate, "this generator's own ceiling", add_calibrate}}) {
+    auto* command = app.add_subcommand(name_of(sub.mode), sub.help);
+    o.mode = sub.mode;  // decides which options exist
+    sub.add(command, o, raw);
+    command->callback([&o, mode = sub.mode] { o.mode = mode; });
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    exit_code = app.exit(error) == 0 ? 0 : 2;
+    return std::nullopt;
+  }
+  if (o.seed == 0) o.seed = std::random_device{}();
+  if (raw.unpaced) o.rate = 0;
+  o.coalesce = !raw.no_gro;
+  auto problem = check_shapes(o);
+  if (!problem) problem = check_addresses(o, raw);
+  if (problem) {
+    std::fprintf(stderr, "culvert-load: %s\n", problem->c_str());
+    exit_code = 2;
+    return std::nullopt;
+  }
+  return o;
+}
+
+const char* name_of(Mode mode) {
+  switch (mode) {
+    case Mode::kRelay: return "relay";
+    case Mode::kChurn: return "churn";
+    case Mode::kIdle: return "idle";
+    case Mode::kBinding: return "binding";
+    case Mode::kHostile: return "hostile";
+    case Mode::kCalibrate: return "calibrate";
+  }
+  return "?";
+}
+const char* name_of(Direction direction) { return find_name(kDirections, direction); }
+const char* name_of(Topology topology) { return find_name(kTopologies, topology); }
+const char* name_of(Encoding encoding) { return find_name(kEncodings, encoding); }
+const char* name_of(FamilyChoice family) { return find_name(kFamilies, family); }
+const char* name_of(Attack attack) { return find_name(kAttacks, attack); }
+
+}  // namespace culvert::load

@@ -1,0 +1,72 @@
+// The command line of culvert-load, checked: after `parse_options` every value is in range and the
+// combination makes sense, so the modes need not ask again.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dataplane/base/address.h"
+
+namespace culvert::load {
+
+enum class Mode : uint8_t { kRelay, kChurn, kIdle, kBinding, kHostile, kCalibrate };
+enum class Direction : uint8_t { kToPeer, kToClient, kBoth };
+enum class Topology : uint8_t { kClientToPeer, kClientToClient };
+enum class Encoding : uint8_t { kChannel, kSend };
+enum class FamilyChoice : uint8_t { kIpv4, kIpv6, kCross };
+enum class Attack : uint8_t { kAllocate, kBinding, kMalformed };
+
+// Sequence number, time and flow of each datagram stand in its payload.
+inline constexpr uint32_t kMinPayload = 24;
+inline constexpr uint32_t kMaxPayload = 1472 - 4;  // one Ethernet frame with the channel's header
+inline constexpr uint32_t kMaxGsoSegments = 64;    // UDP_MAX_SEGMENTS of kernels before 6.9
+inline constexpr uint32_t kMaxGsoBytes = 65'000;   // a UDP datagram's 65,507 and some room
+
+struct Options {
+  Mode mode = Mode::kRelay;
+  TransportAddress server;
+  std::string user;
+  std::string password;
+  std::string realm;
+  bool rfc5389 = false;
+  std::string driver = "sockets";
+  std::string transport = "udp";
+  uint32_t clients = 100;
+  uint32_t peers = 8;
+  uint32_t threads = 1;
+  uint32_t size = 200;
+  double rate = 0;  // 0: unpaced
+  uint32_t run_length = 1;
+  bool gso = false;
+  bool coalesce = true;  // receive by UDP_GRO
+  double duration_s = 5;
+  double warm_up_s = 1;
+  FamilyChoice family = FamilyChoice::kIpv4;
+  Direction direction = Direction::kBoth;
+  Topology topology = Topology::kClientToPeer;
+  Encoding encoding = Encoding::kChannel;
+  uint32_t permissions = 0;  // idle mode: beside the channels
+  uint32_t channels = 1;
+  Attack attack = Attack::kAllocate;
+  uint64_t count = 0;  // hostile mode: datagrams to send; 0: until the time is over
+  std::vector<IpAddress> local;
+  std::optional<IpAddress> peer_address;
+  uint64_t seed = 0;
+  int server_pid = 0;
+  std::string json;
+  bool quiet = false;
+};
+
+// nullopt: stop now with `exit_code` (help was printed, or an error with its remedy).
+[[nodiscard]] std::optional<Options> parse_options(int argc, char** argv, int& exit_code);
+
+[[nodiscard]] const char* name_of(Mode mode);
+[[nodiscard]] const char* name_of(Direction direction);
+[[nodiscard]] const char* name_of(Topology topology);
+[[nodiscard]] const char* name_of(Encoding encoding);
+[[nodiscard]] const char* name_of(FamilyChoice family);
+[[nodiscard]] const char* name_of(Attack attack);
+
+}  // namespace culvert::load

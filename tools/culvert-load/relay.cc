@@ -1,0 +1,401 @@
+// The relay mode, and calibration, which is the same traffic against a reflector. Each thread has
+// its clients, its peers and its flows; a flow is one direction between one client and its partner.
+// Flows take turns in a seeded order, one run each, so datagrams of different flows interleave. In
+// paced sending the n-th run is due at start + n * interval whatever happened before; latency counts
+// from that moment. The datagram's payload: run tag, flow, sequence number, due time.
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "tools/culvert-load/client_pool.h"
+#include "tools/culvert-load/run.h"
+#include "tools/culvert-load/sequence.h"
+
+namespace culvert::load {
+namespace {
+
+using stun_client::Bytes;
+
+constexpr size_t kBatch = 64;             // datagrams built before they are sent
+constexpr size_t kPrefixRoom = 64;        // Send indication towards IPv6: 20 + 24 + 4
+constexpr uint64_t kDrainNs = kSecond;    // waits at most so long for what is under way
+constexpr uint64_t kQuietNs = kSecond / 4;  // and stops when nothing came for so long
+constexpr uint64_t kMaintainNs = 1'000'000;
+constexpr uint16_t kChannel = stun_client::kChannelFirst;
+constexpr int kReceivesPerTurn = 16;  // before sending goes on, if they keep coming
+
+struct Stamp {
+  uint32_t tag;
+  uint32_t flow;
+  uint64_t sequence;
+  uint64_t due_ns;
+};
+static_assert(sizeof(Stamp) == kMinPayload);
+
+struct Flow {
+  Endpoint from = 0;
+  bool has_destination = false;
+  uint8_t direction = kToPeerIndex;
+  uint8_t prefix_size = 0;
+  std::array<uint8_t, kPrefixRoom> prefix{};
+  Destination to;
+  uint64_t next_sequence = 0;
+  SequenceTracker arrived;
+};
+
+class RelayWorker final : public Worker {
+ public:
+  RelayWorker(const Options& options, uint32_t thread)
+      : o_(options), thread_(thread), random_(options.seed + thread) {}
+
+  std::string prepare() override;
+  void traffic(const RunClock& clock) override;
+  void finish() override;
+
+ private:
+  uint32_t share(uint32_t total) const {
+    return total / o_.threads + (thread_ < total % o_.threads ? 1 : 0);
+  }
+  // Calibration counts the thread's CPU time, which other work on the machine does not blur; that
+  // clock is a system call, so measurements of a server use the cheap one.
+  [[nodiscard]] uint64_t cost_clock() const {
+    return o_.mode == Mode::kCalibrate ? thread_cpu_ns() : monotonic_ns();
+  }
+  std::string open_peers();
+  std::string bind_pairs();
+  void make_flows();
+  void add_flow(Flow flow, size_t direction);
+  Flow client_flow(size_t client, const TransportAddress& peer) const;
+  void make_buffers();
+  size_t build_run(uint64_t due);
+  void flush();
+  void count_sent(size_t direction, uint64_t due, uint64_t datagrams);
+  size_t receive_once(uint64_t& now);
+  void on_item(const RxItem& item, uint64_t now);
+  void on_payload(Bytes payload, uint64_t now);
+  size_t send_due(uint64_t now);
+  void drain();
+
+  const Options& o_;
+  uint32_t thread_;
+  std::mt19937_64 random_;
+  uint32_t tag_ = 0;
+  std::unique_ptr<Driver> driver_;
+  std::unique_ptr<ClientPool> pool_;
+  std::vector<TransportAddress> peer_address_;
+  std::vector<Endpoint> peers_;
+  size_t first_client_endpoint_ = 0;
+  std::vector<Flow> flows_;
+  std::vector<uint8_t> buffer_;
+  size_t stride_ = 0;
+  std::vector<TxItem> batch_;
+  size_t batch_datagrams_ = 0;
+  size_t turn_ = 0;
+  RunClock clock_;
+  double interval_ns_ = 0;  // between runs; 0: unpaced
+  uint64_t next_run_ = 0;
+  uint64_t sent_ = 0;
+  uint64_t received_ = 0;
+  uint64_t next_maintain_ = 0;
+};
+
+std::string RelayWorker::prepare() {
+  std::string error;
+  driver_ = make_driver(o_.driver, o_.coalesce, error);
+  if (!driver_) return error;
+  tag_ = static_cast<uint32_t>(random_()) | 1u;
+  pool_ = std::make_unique<ClientPool>(o_, *driver_, random_());
+  if (error = open_peers(); !error.empty()) return error;
+  if (error = pool_->open(share(o_.clients)); !error.empty()) return error;
+  if (o_.mode == Mode::kRelay) {
+    if (error = pool_->allocate_all(); !error.empty()) return error;
+    if (error = bind_pairs(); !error.empty()) return error;
+  }
+  make_flows();
+  make_buffers();
+  return {};
+}
+
+std::string RelayWorker::open_peers() {
+  if (o_.mode != Mode::kRelay || o_.topology == Topology::kClientToClient) return {};
+  const auto wanted = ClientPool::allocate_options(o_).family.value_or(Family::kIpv4);
+  std::optional<IpAddress> ip = o_.peer_address;
+  if (!ip && o_.server.ip.family == wanted) ip = source_address(o_.server);
+  // Across families there is no route to ask; a server on this machine has both loopbacks.
+  if (!ip) ip = IpAddress::parse(wanted == Family::kIpv6 ? "::1" : "127.0.0.1");
+  if (ip->family != wanted) return "--peer-address is not of the relayed address's family";
+  const uint32_t count = std::max(1u, std::min(share(o_.peers), share(o_.clients)));
+  for (uint32_t i = 0; i < count; ++i) {
+    std::string error;
+    const auto endpoint = driver_->open({*ip, 0}, std::nullopt, error);
+    if (!endpoint) return error;
+    peers_.push_back(*endpoint);
+    peer_address_.push_back(driver_->local(*endpoint));
+  }
+  return {};
+}
+
+// The partner of client i: a peer, or the relayed address of the client it is paired with.
+std::string RelayWorker::bind_pairs() {
+  auto& clients = pool_->clients();
+  if (o_.topology == Topology::kClientToClient) {
+    peer_address_.resize(clients.size());
+    for (size_t i = 0; i < clients.size(); ++i) {
+      // The last of an odd number has no partner and talks to itself through the relay.
+      const size_t partner = (i ^ 1) < clients.size() ? i ^ 1 : i;
+      peer_address_[i] = clients[partner].turn.relayed()[0];
+    }
+  }
+  const bool channel = o_.encoding == Encoding::kChannel;
+  return pool_->for_all(channel ? "ChannelBind" : "CreatePermission",
+                        [&](PoolClient& client, size_t i, uint64_t now) {
+                          const auto& peer = peer_address_[i % peer_address_.size()];
+                          if (channel) {
+                            client.turn.channel_bind(kChannel, peer, now);
+                          } else {
+                            client.turn.create_permission({&peer, 1}, now);
+                          }
+                        });
+}
+
+// What a client sends: ChannelData, or a Send indication whose header is built once.
+Flow RelayWorker::client_flow(size_t client, const TransportAddress& peer) const {
+  Flow flow;
+  flow.from = pool_->clients()[client].endpoint;
+  if (o_.encoding == Encoding::kChannel) {
+    const auto header = stun_client::channel_data_header(kChannel, static_cast<uint16_t>(o_.size));
+    std::copy(header.begin(), header.end(), flow.prefix.begin());
+    flow.prefix_size = 4;
+    return flow;
+  }
+  stun_client::TransactionId id{};
+  std::memcpy(id.data(), &client, sizeof client);
+  stun_client::MessageBuilder message(stun_client::Method::kSend, stun_client::Class::kIndication,
+                                      id);
+  const std::vector<uint8_t> payload(o_.size);
+  message.add_xor_address(stun_client::Attr::kXorPeerAddress, peer);
+  const size_t prefix = message.bytes().size() + 4;
+  message.add(stun_client::Attr::kData, payload);
+  std::copy_n(message.bytes().begin(), prefix, flow.prefix.begin());
+  flow.prefix_size = static_cast<uint8_t>(prefix);
+  return flow;
+}
+
+void RelayWorker::add_flow(Flow flow, size_t direction) {
+  flow.direction = static_cast<uint8_t>(direction);
+  flows_.push_back(flow);
+}
+
+void RelayWorker::make_flows() {
+  const auto& clients = pool_->clients();
+  for (size_t i = 0; i < clients.size(); ++i) {
+    if (o_.mode == Mode::kCalibrate || o_.topology == Topology::kClientToClient) {
+      const auto peer = peer_address_.empty() ? TransportAddress{} : peer_address_[i];
+      add_flow(client_flow(i, peer), kToPeerIndex);
+      continue;
+    }
+    const size_t peer = i % peers_.size();
+    if (o_.direction != Direction::kToClient)
+      add_flow(client_flow(i, peer_address_[peer]), kToPeerIndex);
+    if (o_.direction == Direction::kToPeer) continue;
+    Flow flow;
+    flow.from = peers_[peer];
+    flow.has_destination = true;
+    flow.to = Destination::of(clients[i].turn.relayed()[0]);
+    add_flow(flow, kToClientIndex);
+  }
+  // A seeded order mixes the directions. Flows of one peer socket then rarely follow each other,
+  // so to-client sends cost a call each, as they do from real peers.
+  std::shuffle(flows_.begin(), flows_.end(), random_);
+}
+
+void RelayWorker::make_buffers() {
+  stride_ = (kPrefixRoom + o_.size + 4 + 63) / 64 * 64;
+  if (o_.gso) stride_ = (o_.run_length * (kPrefixRoom + o_.size + 4) + 63) / 64 * 64;
+  buffer_.resize(stride_ * (o_.gso ? std::max<size_t>(1, kBatch / o_.run_length) : kBatch + 64));
+  for (auto& byte : buffer_) byte = static_cast<uint8_t>(random_());
+  batch_.reserve(kBatch + kMaxGsoSegments);
+}
+
+// Adds the next flow's run to the batch; the number of its datagrams.
+size_t RelayWorker::build_run(uint64_t due) {
+  const size_t index = turn_;
+  if (++turn_ == flows_.size()) turn_ = 0;
+  Flow& flow = flows_[index];
+  const bool send_indication = flow.prefix_size > 4;
+  const size_t tail = send_indication ? (4 - o_.size % 4) % 4 : 0;  // STUN pads its attributes
+  const size_t wire = flow.prefix_size + o_.size + tail;
+  uint8_t* at = &buffer_[batch_.size() * stride_];
+  TxItem run{flow.from, flow.has_destination ? &flow.to : nullptr, at, 0,
+             static_cast<uint16_t>(o_.gso ? wire : 0)};
+  for (uint32_t i = 0; i < o_.run_length; ++i) {
+    std::memcpy(at, flow.prefix.data(), flow.prefix_size);
+    const Stamp stamp{tag_, static_cast<uint32_t>(index), flow.next_sequence++, due};
+    std::memcpy(at + flow.prefix_size, &stamp, sizeof stamp);
+    if (o_.gso) {
+      at += wire;
+      run.size += static_cast<uint32_t>(wire);
+    } else {
+      run.data = at;
+      run.size = static_cast<uint32_t>(wire);
+      batch_.push_back(run);
+      at += stride_;
+    }
+  }
+  if (o_.gso) batch_.push_back(run);
+  batch_datagrams_ += o_.run_length;
+  count_sent(flow.direction, due, o_.run_length);
+  return o_.run_length;
+}
+
+void RelayWorker::count_sent(size_t direction, uint64_t due, uint64_t datagrams) {
+  sent_ += datagrams;
+  if (due >= clock_.measure_from && due < clock_.measure_to)
+    tally.flows[direction].sent += datagrams;
+}
+
+void RelayWorker::flush() {
+  if (batch_.empty()) return;
+  const uint64_t before = cost_clock();
+  driver_->send(batch_);
+  tally.tx_ns += cost_clock() - before;
+  tally.tx_datagrams += batch_datagrams_;
+  batch_.clear();
+  batch_datagrams_ = 0;
+  live.sent.store(sent_, std::memory_order_relaxed);
+}
+
+size_t RelayWorker::send_due(uint64_t now) {
+  size_t built = 0;
+  if (interval_ns_ <= 0) {
+    while (built < kBatch && batch_.size() * stride_ + stride_ * (o_.gso ? 1 : o_.run_length) <=
+                                 buffer_.size())
+      built += build_run(now);
+    flush();
+    return built;
+  }
+  while (built < kBatch) {
+    const uint64_t due =
+        clock_.start + static_cast<uint64_t>(static_cast<double>(next_run_) * interval_ns_);
+    if (due > now || due >= clock_.measure_to) break;
+    if (batch_.size() * stride_ + stride_ * (o_.gso ? 1 : o_.run_length) > buffer_.size()) break;
+    ++next_run_;
+    if (due >= clock_.measure_from) tally.lateness.record(now - due);
+    built += build_run(due);
+  }
+  flush();
+  return built;
+}
+
+void RelayWorker::on_payload(Bytes payload, uint64_t now) {
+  Stamp stamp{};
+  if (payload.size() < sizeof stamp) {
+    ++tally.strange;
+    return;
+  }
+  std::memcpy(&stamp, payload.data(), sizeof stamp);
+  if (stamp.tag != tag_ || stamp.flow >= flows_.size()) {
+    ++tally.strange;
+    return;
+  }
+  if (payload.size() != o_.size) {
+    ++tally.corrupt;
+    return;
+  }
+  Flow& flow = flows_[stamp.flow];
+  const Arrival arrival = flow.arrived.arrive(stamp.sequence);
+  if (arrival != Arrival::kDuplicate) ++received_;
+  if (stamp.due_ns < clock_.measure_from || stamp.due_ns >= clock_.measure_to) return;
+  FlowTally& counts = tally.flows[flow.direction];
+  if (arrival == Arrival::kDuplicate) {
+    ++counts.duplicates;
+    return;
+  }
+  ++counts.unique;
+  if (arrival == Arrival::kReordered) ++counts.reordered;
+  counts.latency.record(now > stamp.due_ns ? now - stamp.due_ns : 0);
+}
+
+void RelayWorker::on_item(const RxItem& item, uint64_t now) {
+  const bool to_client = item.at >= peers_.size();  // peers were opened first
+  const size_t step = item.segment == 0 ? std::max(item.size, 1u) : item.segment;
+  for (size_t at = 0; at < std::max(item.size, 1u); at += step) {
+    const Bytes datagram{item.data + at, std::min<size_t>(step, item.size - at)};
+    ++tally.rx_datagrams;
+    if (!to_client) {
+      on_payload(datagram, now);
+    } else if (const auto data = stun_client::parse_channel_data(datagram)) {
+      on_payload(data->payload, now);
+    } else if (const auto indication = stun_client::parse_data_indication(datagram)) {
+      on_payload(indication->payload, now);
+    } else {
+      const RxItem one{item.at, datagram.data(), static_cast<uint32_t>(datagram.size()), 0};
+      if (!pool_->receive(one, now)) ++tally.strange;
+    }
+  }
+}
+
+size_t RelayWorker::receive_once(uint64_t& now) {
+  const uint64_t before = cost_clock();
+  const auto items = driver_->receive(0);
+  now = monotonic_ns();
+  if (items.empty()) return 0;
+  for (const auto& item : items) on_item(item, now);
+  live.received.store(received_, std::memory_order_relaxed);
+  tally.rx_ns += cost_clock() - before;
+  return items.size();
+}
+
+void RelayWorker::traffic(const RunClock& clock) {
+  clock_ = clock;
+  if (o_.rate > 0) interval_ns_ = 1e9 * o_.run_length * o_.threads / o_.rate;
+  uint64_t now = monotonic_ns();
+  while (now < clock.start) now = monotonic_ns();
+  while (now < clock.measure_to && !interrupted()) {
+    const uint64_t turn_began = now;
+    const size_t sent = send_due(now);
+    size_t got = 0;
+    if (sent != 0) now = monotonic_ns();
+    for (int i = 0; i < kReceivesPerTurn; ++i) {
+      const size_t more = receive_once(now);
+      got += more;
+      if (more == 0) break;
+      // Paced sending must not be late because much arrives: it looks at its schedule in between.
+      if (interval_ns_ > 0) break;
+    }
+    if (now >= next_maintain_) {
+      next_maintain_ = now + kMaintainNs;
+      pool_->maintain(now);
+    }
+    if (sent == 0 && got == 0) tally.idle_ns += now - turn_began;
+  }
+  if (interval_ns_ > 0)
+    tally.scheduled = static_cast<uint64_t>(
+        static_cast<double>(clock.measure_to - clock.measure_from) / interval_ns_ * o_.run_length);
+  drain();
+}
+
+void RelayWorker::drain() {
+  uint64_t now = monotonic_ns();
+  const uint64_t end = now + kDrainNs;
+  uint64_t last = now;
+  while (now < end && now - last < kQuietNs) {
+    if (receive_once(now) != 0) last = now;
+  }
+}
+
+void RelayWorker::finish() {
+  if (!driver_) return;
+  tally.receive_drops = driver_->receive_drops();
+  tally.send_refused = driver_->counters().send_refused;
+  tally.errors += pool_->failures();
+  if (o_.mode == Mode::kRelay) pool_->release_all();
+}
+
+}  // namespace
+
+std::unique_ptr<Worker> make_relay_worker(const Options& options, uint32_t thread) {
+  return std::make_unique<RelayWorker>(options, thread);
+}
+
+}  // namespace culvert::load

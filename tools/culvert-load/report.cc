@@ -1,0 +1,285 @@
+// What a run says at its end: a page for people, JSON for programs, and whether the generator was
+// the limit. Every figure printed was measured in this run.
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "tools/culvert-load/run.h"
+
+namespace culvert::load {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kUs = 1e3;
+constexpr double kSentOfSchedule = 0.995;      // less of what was due was sent: too slow
+constexpr uint64_t kLatenessLimitNs = 1'000'000;  // p99 of sending after due
+constexpr double kUnpacedLoss = 0.01;          // less lost: the server took all there was
+constexpr double kOwnDrops = 0.001;            // of what was delivered
+
+double seconds_of(const Result& r) {
+  return static_cast<double>(r.to.at_ns - r.from.at_ns) / 1e9;
+}
+double per_second(uint64_t count, const Result& r) {
+  const double s = seconds_of(r);
+  return s > 0 ? static_cast<double>(count) / s : 0;
+}
+double server_cpu_s(const Result& r) {
+  return static_cast<double>(r.to.process_ns - r.from.process_ns) / 1e9;
+}
+double per_cpu_second(const Result& r) {
+  const double cpu = server_cpu_s(r);
+  return cpu > 0 ? static_cast<double>(r.received) / cpu : 0;
+}
+uint64_t lost(const FlowTally& flow) {
+  return flow.sent > flow.unique ? flow.sent - flow.unique : 0;
+}
+
+const char* unit_of(Mode mode) {
+  switch (mode) {
+    case Mode::kChurn: return "allocations";
+    case Mode::kBinding: return "responses";
+    case Mode::kHostile: return "responses";
+    default: return "packets";
+  }
+}
+
+Json latency_json(const Histogram& h) {
+  if (h.total() == 0) return nullptr;
+  Json out;
+  out["samples"] = h.total();
+  out["min"] = static_cast<double>(h.min()) / kUs;
+  out["mean"] = h.mean() / kUs;
+  for (const auto& [name, q] : {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99},
+                                {"p99.9", 0.999}, {"p99.99", 0.9999}})
+    out[name] = static_cast<double>(h.quantile(q)) / kUs;
+  out["max"] = static_cast<double>(h.max()) / kUs;
+  return out;
+}
+
+Json flow_json(const FlowTally& flow) {
+  return {{"sent", flow.sent},
+          {"unique", flow.unique},
+          {"lost", lost(flow)},
+          {"loss", flow.sent != 0 ? static_cast<double>(lost(flow)) /
+                                        static_cast<double>(flow.sent)
+                                  : 0.0},
+          {"duplicates", flow.duplicates},
+          {"reordered", flow.reordered},
+          {"latency_us", latency_json(flow.latency)}};
+}
+
+Json options_json(const Options& o) {
+  return {{"server", o.server.to_string()},
+          {"driver", o.driver},
+          {"transport", o.transport},
+          {"clients", o.clients},
+          {"peers", o.peers},
+          {"threads", o.threads},
+          {"size", o.size},
+          {"rate", o.rate > 0 ? Json(o.rate) : Json("unpaced")},
+          {"run_length", o.run_length},
+          {"gso", o.gso},
+          {"gro", o.coalesce},
+          {"duration_s", o.duration_s},
+          {"warm_up_s", o.warm_up_s},
+          {"family", name_of(o.family)},
+          {"direction", name_of(o.direction)},
+          {"topology", name_of(o.topology)},
+          {"encoding", name_of(o.encoding)},
+          {"attack", name_of(o.attack)},
+          {"count", o.count},
+          {"channels", o.channels},
+          {"permissions", o.permissions},
+          {"rfc5389", o.rfc5389},
+          {"seed", o.seed}};
+}
+
+Json server_json(const Result& r) {
+  if (!r.server_watched) return nullptr;
+  const auto s = [](uint64_t a, uint64_t b) { return static_cast<double>(b - a) / 1e9; };
+  return {{"pid", r.options.server_pid},
+          {"cpu_s", server_cpu_s(r)},
+          {"cpu_share", server_cpu_s(r) / std::max(seconds_of(r), 1e-9)},
+          {"user_s", s(r.from.user_ns, r.to.user_ns)},
+          {"system_s", s(r.from.system_ns, r.to.system_ns)},
+          {"per_cpu_second", per_cpu_second(r)},
+          {"setup_cpu_s", s(r.before.process_ns, r.ready.process_ns)},
+          {"rss_before", r.before.rss_bytes},
+          {"rss_ready", r.ready.rss_bytes},
+          {"rss_after", r.to.rss_bytes},
+          {"rss_peak", r.rss_peak}};
+}
+
+Json generator_json(const Result& r) {
+  const auto& t = r.tally;
+  const auto each = [](uint64_t ns, uint64_t n) {
+    return n == 0 ? 0.0 : static_cast<double>(ns) / static_cast<double>(n);
+  };
+  return {{"was_the_limit", !r.limits.empty()},
+          {"reasons", r.limits},
+          {"cpu_s", static_cast<double>(r.own_cpu_ns) / 1e9},
+          {"send_ns_each", each(t.tx_ns, t.tx_datagrams)},
+          {"receive_ns_each", each(t.rx_ns, t.rx_datagrams)},
+          {"idle_s", static_cast<double>(t.idle_ns) / 1e9},
+          {"scheduled", t.scheduled},
+          {"lateness_us", latency_json(t.lateness)},
+          {"send_refused", t.send_refused},
+          {"receive_drops", t.receive_drops}};
+}
+
+Json to_json(const Result& r) {
+  const auto& t = r.tally;
+  const Machine m = machine();
+  Json errors = Json::object();
+  for (const auto& [name, count] : t.error_kinds) errors[name] = count;
+  Json series = Json::array();
+  for (const auto& s : r.series)
+    series.push_back({{"at_s", s.at_s},
+                      {"sent_per_s", s.sent},
+                      {"received_per_s", s.received},
+                      {"server_cpu_share", s.server_cpu_s},
+                      {"rss_bytes", s.rss_bytes}});
+  char when[32];
+  const std::time_t now = std::time(nullptr);
+  std::strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return {{"tool", "culvert-load"},
+          {"version", CULVERT_VERSION},
+          {"mode", name_of(r.options.mode)},
+          {"when", when},
+          {"machine",
+           {{"host", m.host}, {"kernel", m.kernel}, {"processor", m.processor}, {"cpus", m.cpus},
+            {"memory_bytes", m.memory_bytes}}},
+          {"options", options_json(r.options)},
+          {"setup_s", r.setup_s},
+          {"seconds", seconds_of(r)},
+          {"unit", unit_of(r.options.mode)},
+          {"sent", r.sent},
+          {"received", r.received},
+          {"sent_per_s", per_second(r.sent, r)},
+          {"received_per_s", per_second(r.received, r)},
+          {"flows", {{"to_peer", flow_json(t.flows[0])}, {"to_client", flow_json(t.flows[1])}}},
+          {"operation_us", latency_json(t.operation)},
+          {"corrupt", t.corrupt},
+          {"strange", t.strange},
+          {"errors", errors},
+          {"bytes", {{"requests", t.request_bytes}, {"responses", t.response_bytes}}},
+          {"server", server_json(r)},
+          {"softirq_s", static_cast<double>(r.to.softirq_ns - r.from.softirq_ns) / 1e9},
+          {"ksoftirqd_s", static_cast<double>(r.to.ksoftirqd_ns - r.from.ksoftirqd_ns) / 1e9},
+          {"generator", generator_json(r)},
+          {"series", series}};
+}
+
+void print_latency(const char* name, const Histogram& h) {
+  if (h.total() == 0) return;
+  std::printf("  %-10s p50 %.1f us   p99 %.1f us   p99.9 %.1f us   p99.99 %.1f us   max %.1f us\n",
+              name, static_cast<double>(h.quantile(0.5)) / kUs,
+              static_cast<double>(h.quantile(0.99)) / kUs,
+              static_cast<double>(h.quantile(0.999)) / kUs,
+              static_cast<double>(h.quantile(0.9999)) / kUs, static_cast<double>(h.max()) / kUs);
+}
+
+void print_flow(const char* name, const FlowTally& flow) {
+  if (flow.sent == 0) return;
+  std::printf("  %-10s sent %llu, lost %llu (%.4f %%), reordered %llu, duplicated %llu\n", name,
+              static_cast<unsigned long long>(flow.sent),
+              static_cast<unsigned long long>(lost(flow)),
+              100.0 * static_cast<double>(lost(flow)) / static_cast<double>(flow.sent),
+              static_cast<unsigned long long>(flow.reordered),
+              static_cast<unsigned long long>(flow.duplicates));
+  print_latency("", flow.latency);
+}
+
+void print_server(const Result& r) {
+  if (!r.server_watched) {
+    std::printf("server CPU   not sampled (give --server-pid)\n");
+    return;
+  }
+  std::printf("server CPU   %.3f s (%.0f %% of one), user %.2f, system %.2f; machine softirq %.2f s\n",
+              server_cpu_s(r), 100 * server_cpu_s(r) / std::max(seconds_of(r), 1e-9),
+              static_cast<double>(r.to.user_ns - r.from.user_ns) / 1e9,
+              static_cast<double>(r.to.system_ns - r.from.system_ns) / 1e9,
+              static_cast<double>(r.to.softirq_ns - r.from.softirq_ns) / 1e9);
+  if (r.received != 0)
+    std::printf("             %.0f %s per CPU-second of the whole server\n", per_cpu_second(r),
+                unit_of(r.options.mode));
+  std::printf("server RSS   %.1f MB before, %.1f MB when set up, %.1f MB at the end\n",
+              static_cast<double>(r.before.rss_bytes) / 1e6,
+              static_cast<double>(r.ready.rss_bytes) / 1e6,
+              static_cast<double>(r.to.rss_bytes) / 1e6);
+}
+
+}  // namespace
+
+void judge_limits(Result& r) {
+  const auto& t = r.tally;
+  const auto say = [&](const std::string& what) { r.limits.push_back(what); };
+  uint64_t sent = 0;
+  uint64_t missing = 0;
+  for (const auto& flow : t.flows) {
+    sent += flow.sent;
+    missing += lost(flow);
+  }
+  const bool data = r.options.mode == Mode::kRelay || r.options.mode == Mode::kBinding;
+  if (r.options.rate > 0 && t.scheduled != 0 &&
+      static_cast<double>(sent) < kSentOfSchedule * static_cast<double>(t.scheduled))
+    say("it sent " + std::to_string(sent) + " of the " + std::to_string(t.scheduled) + " due");
+  if (t.lateness.quantile(0.99) > kLatenessLimitNs)
+    say("1 % of its datagrams left more than 1 ms after they were due");
+  if (data && r.options.rate <= 0 && sent != 0 &&
+      static_cast<double>(missing) < kUnpacedLoss * static_cast<double>(sent))
+    say("unpaced, and the server still took all that it sent");
+  if (static_cast<double>(t.receive_drops) > kOwnDrops * static_cast<double>(t.rx_datagrams))
+    say("its own sockets dropped " + std::to_string(t.receive_drops) + " datagrams");
+}
+
+void print_summary(const Result& r) {
+  const auto& o = r.options;
+  const auto& t = r.tally;
+  const char* unit = unit_of(o.mode);
+  std::printf("%s: %u clients, set up in %.2f s, measured %.2f s, seed %llu\n", name_of(o.mode),
+              o.clients, r.setup_s, seconds_of(r), static_cast<unsigned long long>(o.seed));
+  if (o.mode != Mode::kIdle)
+    std::printf("rate         %.0f %s a second, %.0f begun a second\n", per_second(r.received, r),
+                unit, per_second(r.sent, r));
+  if (o.mode == Mode::kRelay || o.mode == Mode::kCalibrate) {
+    print_flow("to peer", t.flows[kToPeerIndex]);
+    print_flow("to client", t.flows[kToClientIndex]);
+  }
+  print_latency(o.mode == Mode::kChurn ? "whole" : "answer", t.operation);
+  if (o.mode == Mode::kHostile && t.request_bytes != 0)
+    std::printf("amplified    %llu bytes in, %llu bytes out: %.3f (IP and UDP headers included)\n",
+                static_cast<unsigned long long>(t.request_bytes),
+                static_cast<unsigned long long>(t.response_bytes),
+                static_cast<double>(t.response_bytes) / static_cast<double>(t.request_bytes));
+  if (o.mode != Mode::kCalibrate) print_server(r);
+  for (const auto& [name, count] : t.error_kinds)
+    std::printf("errors       %llu x %s\n", static_cast<unsigned long long>(count), name.c_str());
+  if (t.corrupt != 0)
+    std::printf("CORRUPT      %llu datagrams of a wrong size\n",
+                static_cast<unsigned long long>(t.corrupt));
+  for (const auto& reason : r.limits)
+    std::printf("GENERATOR-LIMITED: %s. The server's own limit is not known from this run.\n",
+                reason.c_str());
+}
+
+bool write_json(const Result& result) {
+  const auto& path = result.options.json;
+  if (path.empty()) return true;
+  const auto text = to_json(result).dump(1) + "\n";
+  if (path == "-") {
+    std::cout << text << std::flush;
+    return true;
+  }
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  if (file) return true;
+  std::fprintf(stderr, "culvert-load: cannot write %s\n", path.c_str());
+  return false;
+}
+
+}  // namespace culvert::load

@@ -102,6 +102,11 @@ void PortTable::use_held(uint16_t port) {
   state_[uint32_t{port} - low_] = PortState::kLive;
 }
 
+void PortTable::hold_again(uint16_t port) {
+  ENSURE(state(port) == PortState::kLive);
+  state_[uint32_t{port} - low_] = PortState::kHeld;
+}
+
 void PortTable::swap_places(uint32_t a, uint32_t b) {
   std::swap(order_[a], order_[b]);
   const uint32_t begin = slices_[owner(order_[a], cores_)].begin;

@@ -42,6 +42,8 @@ class PortTable {
   [[nodiscard]] std::optional<uint16_t> draw(CoreId core, PortKind kind, crypto::Random& random);
   // A held port becomes live (its reservation was used).
   void use_held(uint16_t port);
+  // A live port becomes held (that use did not come about).
+  void hold_again(uint16_t port);
   // A live or held port becomes free.
   void give_back(uint16_t port);
 

@@ -162,6 +162,21 @@ std::string raise_file_limit(uint64_t wanted) {
   return "";
 }
 
+std::string make_runtime_folder(const std::string& file, const Account& account) {
+  const size_t slash = file.rfind('/');
+  if (slash == std::string::npos || slash == 0) return "";
+  const std::string folder = file.substr(0, slash);
+  struct stat info {};
+  if (stat(folder.c_str(), &info) == 0) return "";
+  const mode_t before = umask(0022);
+  const bool made = mkdir(folder.c_str(), 0755) == 0;
+  umask(before);
+  if (!made) return failed("cannot make " + folder);
+  if (geteuid() == 0 && chown(folder.c_str(), account.uid, account.gid) != 0)
+    return failed("cannot give " + folder + " to " + account.user);
+  return "";
+}
+
 std::string drop_privileges(const PrivilegePlan& plan) {
   umask(0077);
   if (geteuid() == 0) {

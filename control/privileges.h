@@ -44,6 +44,10 @@ struct GroupResult {
 // goes up as well. Empty: done; else what to change.
 [[nodiscard]] std::string raise_file_limit(uint64_t wanted);
 
+// Makes the folder of a socket or state file (one level, mode 0755) if it is missing, and gives a folder made
+// here to `account`, so that the file can be removed after the drop. Empty: done.
+[[nodiscard]] std::string make_runtime_folder(const std::string& file, const Account& account);
+
 struct PrivilegePlan {
   Account account;
   // Relay or listening ports below 1024 are opened after start as well: CAP_NET_BIND_SERVICE stays.

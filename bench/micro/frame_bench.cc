@@ -1,6 +1,6 @@
 // Cycles (TSC) the frame layer costs per datagram: parsing, and writing headers with an incremental
-// checksum, over a ring of 200-byte ChannelData frames that does not fit the first-level cache. Reported
-// per frame as the counter `cycles`; the time column is per pass.
+// checksum, over a ring of 200-byte ChannelData frames that does not fit the first-level cache.
+// Reported per frame as the counter `cycles`; the time column is per pass.
 #include <benchmark/benchmark.h>
 #include <x86intrin.h>
 
@@ -24,7 +24,8 @@ struct Frames {
     std::mt19937 random(1);
     for (size_t i = 0; i < kFrames; ++i) {
       uint8_t* body = buffer(i) + kRoom;
-      for (size_t b = 0; b < kBody; ++b) body[b] = static_cast<uint8_t>(random());
+      for (size_t b = 0; b < kBody; ++b)
+        body[b] = static_cast<uint8_t>(random());
       Outgoing o{address(v6, random()), address(v6, random()), 64, 0, true, 0, 0,
                  full_sum(body, kBody)};
       headers = write_headers(body, kBody, {}, o);
@@ -120,7 +121,13 @@ void parse_and_write(benchmark::State& state) {
       if (parse(frames.frame(i), Verify::kHeaders, p) != Kind::k_udp) std::abort();
       // Headers to another buffer, so that every pass finds the same frame.
       uint8_t* body = &out[i * kBufferBytes + kRoom];
-      const Outgoing o{from, to, static_cast<uint8_t>(p.ttl - 1), p.tos, p.dont_fragment, 0, 0,
+      const Outgoing o{from,
+                       to,
+                       static_cast<uint8_t>(p.ttl - 1),
+                       p.tos,
+                       p.dont_fragment,
+                       0,
+                       0,
                        piece_sum(p, p.payload + 4, p.length - size_t{4})};
       benchmark::DoNotOptimize(write_headers(body, kBody - 4, link, o));
     }

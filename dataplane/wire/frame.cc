@@ -1,6 +1,6 @@
 // The rare half of the frame layer: VLAN tags, IPv4 options, IPv6 with its extension headers, ICMP
-// errors. Same invariants as frame.h; the costs here are tens of cycles and do not matter, except IPv6
-// UDP, which takes one call more than IPv4.
+// errors. Same invariants as frame.h; the costs here are tens of cycles and do not matter, except
+// IPv6 UDP, which takes one call more than IPv4.
 #include "dataplane/wire/frame.h"
 
 namespace culvert::frame {
@@ -103,7 +103,8 @@ Kind parse_quoted(std::span<const uint8_t> quoted, bool is_v6, Parsed& out) {
     if (quoted.size() < kIpv4Header) return Kind::k_bad_icmp;
     offset = (quoted[0] & 0x0fu) * size_t{4};
     if (quoted[0] >> 4 != 4 || offset < kIpv4Header) return Kind::k_bad_icmp;
-    if ((load_be16(&quoted[6]) & 0x1fff) != 0) return Kind::k_other_protocol;  // no UDP header in it
+    if ((load_be16(&quoted[6]) & 0x1fff) != 0)
+      return Kind::k_other_protocol;  // no UDP header in it
     protocol = quoted[9];
     out.source.ip = IpAddress::v4_bytes(&quoted[12]);
     out.destination.ip = IpAddress::v4_bytes(&quoted[16]);
@@ -177,8 +178,8 @@ Kind parse_ipv6(std::span<const uint8_t> ip, Verify verify, Parsed& out) {
   out.tos = static_cast<uint8_t>(load_be16(ip.data()) >> 4);
   const auto body = ip.subspan(upper.offset);
   if (upper.protocol == kProtocolIcmpv6) {
-    const uint64_t pseudo = checksum::pseudo_v6(&ip[8], &ip[24], kProtocolIcmpv6,
-                                                static_cast<uint16_t>(body.size()));
+    const uint64_t pseudo =
+        checksum::pseudo_v6(&ip[8], &ip[24], kProtocolIcmpv6, static_cast<uint16_t>(body.size()));
     return parse_icmp(body, pseudo, true, out);
   }
   if (upper.protocol != kProtocolUdp) return Kind::k_other_protocol;

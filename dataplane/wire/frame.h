@@ -1,12 +1,13 @@
-// Ethernet frames to datagrams and back: the pure, driver-free L2-L4 layer of every driver that sees
-// frames (pcap, and a DPDK port). Parsing validates lengths, versions, header checksums, fragments and
-// IPv6 extension headers in one forward pass; writing puts fresh headers directly before a datagram's
-// body, so nothing of a received header can leak into a sent one (RFC 8656 sections 13 and 14).
+// Ethernet frames to datagrams and back: the pure, driver-free L2-L4 layer of every driver that
+// sees frames (pcap, and a DPDK port). Parsing validates lengths, versions, header checksums,
+// fragments and IPv6 extension headers in one forward pass; writing puts fresh headers directly
+// before a datagram's body, so nothing of a received header can leak into a sent one (RFC 8656
+// sections 13 and 14).
 //
-// Invariants: no byte outside the given frame is read, none outside the kMaxHeaders before the body is
-// written; nothing is allocated, nothing is remembered between frames. Checksums of relayed datagrams
-// are incremental (see checksum.h): the payload is never read. Cost: about a dozen cycles for an IPv4
-// UDP frame each way (bench/micro/frame_bench.cc); everything rare lives in frame.cc.
+// Invariants: no byte outside the given frame is read, none outside the kMaxHeaders before the body
+// is written; nothing is allocated, nothing is remembered between frames. Checksums of relayed
+// datagrams are incremental (see checksum.h): the payload is never read. Cost: about a dozen cycles
+// for an IPv4 UDP frame each way (bench/micro/frame_bench.cc); everything rare lives in frame.cc.
 #pragma once
 
 #include <array>
@@ -32,8 +33,9 @@ inline constexpr size_t kMaxHeaders = kEthernetHeader + kVlanTag + kIpv6Header +
 inline constexpr size_t kMaxBodyIpv4 = 65535 - kIpv4Header - kUdpHeader;
 inline constexpr size_t kMaxBodyIpv6 = 65535 - kUdpHeader;
 
-// IPv6 extension headers walked before a frame is refused. Hop-by-hop, destination options, routing and
-// fragment may all precede UDP once, destination options twice; more is an attempt to hide something.
+// IPv6 extension headers walked before a frame is refused. Hop-by-hop, destination options, routing
+// and fragment may all precede UDP once, destination options twice; more is an attempt to hide
+// something.
 inline constexpr int kMaxExtensionHeaders = 5;
 inline constexpr size_t kMaxExtensionBytes = 256;
 
@@ -47,20 +49,20 @@ inline constexpr uint16_t kNoVlan = 0xffff;
 
 // What a frame turned out to be. The first two are for the packet path; `punt` ones belong to the
 // kernel beside us (DESIGN 8); the rest are counted and dropped. X(name, disposition, text)
-#define CULVERT_FRAME_KINDS(X)                                                                    \
-  X(udp, path, "UDP datagram")                                                                    \
-  X(icmp_error, path, "ICMP error that quotes a UDP datagram")                                    \
-  X(not_ip, punt, "neither IPv4 nor IPv6 (ARP, LLDP, a second VLAN tag)")                         \
-  X(other_protocol, punt, "IP, but neither UDP nor an ICMP error about UDP")                      \
-  X(fragment, punt, "fragment: the kernel reassembles")                                           \
-  X(truncated, drop, "shorter than its headers say")                                              \
-  X(bad_ip_header, drop, "version, header length or total length impossible")                     \
-  X(bad_ip_checksum, drop, "IPv4 header checksum wrong")                                          \
-  X(source_routed, drop, "IPv4 source-route option, IPv6 routing header with segments left")      \
-  X(bad_extension_headers, drop, "IPv6 extension headers too many, too long or out of place")     \
-  X(bad_udp_length, drop, "UDP length below 8 or beyond the packet")                              \
-  X(bad_udp_checksum, drop, "UDP checksum wrong")                                                 \
-  X(zero_udp_checksum, drop, "UDP over IPv6 without a checksum (RFC 8200 section 8.1)")           \
+#define CULVERT_FRAME_KINDS(X)                                                                \
+  X(udp, path, "UDP datagram")                                                                \
+  X(icmp_error, path, "ICMP error that quotes a UDP datagram")                                \
+  X(not_ip, punt, "neither IPv4 nor IPv6 (ARP, LLDP, a second VLAN tag)")                     \
+  X(other_protocol, punt, "IP, but neither UDP nor an ICMP error about UDP")                  \
+  X(fragment, punt, "fragment: the kernel reassembles")                                       \
+  X(truncated, drop, "shorter than its headers say")                                          \
+  X(bad_ip_header, drop, "version, header length or total length impossible")                 \
+  X(bad_ip_checksum, drop, "IPv4 header checksum wrong")                                      \
+  X(source_routed, drop, "IPv4 source-route option, IPv6 routing header with segments left")  \
+  X(bad_extension_headers, drop, "IPv6 extension headers too many, too long or out of place") \
+  X(bad_udp_length, drop, "UDP length below 8 or beyond the packet")                          \
+  X(bad_udp_checksum, drop, "UDP checksum wrong")                                             \
+  X(zero_udp_checksum, drop, "UDP over IPv6 without a checksum (RFC 8200 section 8.1)")       \
   X(bad_icmp, drop, "ICMP checksum wrong, or an error that quotes too little")
 
 enum class Disposition : uint8_t { path, punt, drop };
@@ -69,7 +71,7 @@ enum class Kind : uint8_t {
 #define X(name, disposition, text) k_##name,
   CULVERT_FRAME_KINDS(X)
 #undef X
-  kCount
+      kCount
 };
 inline constexpr size_t kKinds = static_cast<size_t>(Kind::kCount);
 
@@ -89,21 +91,21 @@ inline constexpr KindInfo kKindInfo[kKinds] = {
 
 using MacAddress = std::array<uint8_t, 6>;
 
-// A frame understood. For k_icmp_error, `source`, `destination` and the payload are those of the quoted
-// datagram (source is ours, destination the peer it was lost on the way to) and ttl, tos and
+// A frame understood. For k_icmp_error, `source`, `destination` and the payload are those of the
+// quoted datagram (source is ours, destination the peer it was lost on the way to) and ttl, tos and
 // dont_fragment are the error's own.
 struct Parsed {
   const uint8_t* payload = nullptr;
-  uint16_t length = 0;           // of the payload; of an ICMP error: as much of it as was quoted
-  uint16_t payload_sum = 0;      // ones' complement sum implied by the received UDP checksum
-  bool sum_known = false;        // false: IPv4 sender used no checksum, or an ICMP error
-  bool dont_fragment = false;    // IPv6: always true
+  uint16_t length = 0;         // of the payload; of an ICMP error: as much of it as was quoted
+  uint16_t payload_sum = 0;    // ones' complement sum implied by the received UDP checksum
+  bool sum_known = false;      // false: IPv4 sender used no checksum, or an ICMP error
+  bool dont_fragment = false;  // IPv6: always true
   uint8_t ttl = 0;
   uint8_t tos = 0;
   uint8_t icmp_type = 0;
   uint8_t icmp_code = 0;
   uint16_t vlan_tci = kNoVlan;
-  uint32_t icmp_mtu = 0;         // IPv4 3/4 and IPv6 2: next-hop MTU; else 0
+  uint32_t icmp_mtu = 0;  // IPv4 3/4 and IPv6 2: next-hop MTU; else 0
   TransportAddress source;
   TransportAddress destination;
 };
@@ -125,8 +127,8 @@ inline void set_v4(IpAddress& to, const uint8_t* from) {
   to.family = Family::kIpv4;
 }
 
-// `at`: the UDP header; `room`: bytes of IP payload from there; `pseudo`: pseudo-header sum without the
-// length. Fills ports and payload.
+// `at`: the UDP header; `room`: bytes of IP payload from there; `pseudo`: pseudo-header sum without
+// the length. Fills ports and payload.
 [[nodiscard]] inline Kind parse_udp(const uint8_t* at, size_t room, uint64_t pseudo, bool is_v6,
                                     Verify verify, Parsed& out) {
   if (room < kUdpHeader) return Kind::k_bad_udp_length;
@@ -151,12 +153,14 @@ inline void set_v4(IpAddress& to, const uint8_t* from) {
 }
 }  // namespace detail
 
-// Parses one frame (Ethernet, at most one 802.1Q tag, without FCS; trailing padding is allowed). `out`
-// is meaningful when the result's disposition is `path`; its payload points into the frame. IPv4
-// options other than source routes are skipped: they are legal, and never copied (turn.md row 100).
+// Parses one frame (Ethernet, at most one 802.1Q tag, without FCS; trailing padding is allowed).
+// `out` is meaningful when the result's disposition is `path`; its payload points into the frame.
+// IPv4 options other than source routes are skipped: they are legal, and never copied (RFC 8656
+// section 14).
 [[nodiscard]] inline Kind parse(std::span<const uint8_t> frame, Verify verify, Parsed& out) {
   constexpr size_t kShortest = kEthernetHeader + kIpv4Header + kUdpHeader;
-  if (frame.size() < kShortest) [[unlikely]] return detail::parse_rare(frame, verify, out);
+  if (frame.size() < kShortest) [[unlikely]]
+    return detail::parse_rare(frame, verify, out);
   const uint8_t* const ip = frame.data() + kEthernetHeader;
   if (load_be16(ip - 2) != kEtherIpv4 || ip[0] != 0x45 || ip[9] != kProtocolUdp) [[unlikely]] {
     return detail::parse_rare(frame, verify, out);
@@ -189,8 +193,8 @@ struct Link {
 
 // The UDP checksum of an outgoing datagram, from what is known of its body.
 struct BodySum {
-  uint16_t sum = 0;      // ones' complement sum of the body
-  bool known = false;    // false: IPv4 sends 0 ("none"); not possible on IPv6
+  uint16_t sum = 0;    // ones' complement sum of the body
+  bool known = false;  // false: IPv4 sends 0 ("none"); not possible on IPv6
 };
 
 struct Outgoing {
@@ -198,20 +202,21 @@ struct Outgoing {
   TransportAddress destination;  // of the same family
   uint8_t ttl = 64;
   uint8_t tos = 0;
-  bool dont_fragment = false;        // IPv4 only
-  uint16_t identification = 0;       // IPv4; unique per address pair unless dont_fragment (RFC 6864)
-  uint32_t flow_label = 0;           // IPv6, 20 bits: 0 or a hash of the 5-tuple, never a copy
+  bool dont_fragment = false;   // IPv4 only
+  uint16_t identification = 0;  // IPv4; unique per address pair unless dont_fragment (RFC 6864)
+  uint32_t flow_label = 0;      // IPv6, 20 bits: 0 or a hash of the 5-tuple, never a copy
   BodySum body;
 };
 
-// The part [piece, piece + length) of a received payload, by subtracting what lies around it. When the
-// sender's sum is unknown so is the piece's. `piece` must lie within the payload.
-[[nodiscard]] inline BodySum piece_sum(const Parsed& received, const uint8_t* piece, size_t length) {
+// The part [piece, piece + length) of a received payload, by subtracting what lies around it. When
+// the sender's sum is unknown so is the piece's. `piece` must lie within the payload.
+[[nodiscard]] inline BodySum piece_sum(const Parsed& received, const uint8_t* piece,
+                                       size_t length) {
   if (!received.sum_known) return {};
   const auto before = static_cast<size_t>(piece - received.payload);
   const size_t after = received.length - before - length;
-  uint64_t total = checksum::subtract(
-      received.payload_sum, checksum::fold(checksum::sum(received.payload, before)));
+  uint64_t total = checksum::subtract(received.payload_sum,
+                                      checksum::fold(checksum::sum(received.payload, before)));
   if (after != 0) {
     uint16_t tail = checksum::fold(checksum::sum(piece + length, after));
     if (((before + length) & 1) != 0) tail = checksum::at_odd_offset(tail);
@@ -229,7 +234,8 @@ struct Outgoing {
   return {checksum::fold(checksum::sum(head, head_length, rest)), true};
 }
 
-// By reading: for bodies the relay made itself, and IPv4 datagrams without checksum that leave by IPv6.
+// By reading: for bodies the relay made itself, and IPv4 datagrams without checksum that leave by
+// IPv6.
 [[nodiscard]] inline BodySum full_sum(const uint8_t* body, size_t length) {
   return {checksum::fold(checksum::sum(body, length)), true};
 }
@@ -255,9 +261,9 @@ inline void write_udp(uint8_t* udp, const Outgoing& o, uint16_t length, uint64_t
   store_be16(udp + 4, length);
   uint16_t field = 0;
   if (o.body.known) {
-    field = checksum::udp_field(total + checksum::wire_word(o.source.port) +
-                                checksum::wire_word(o.destination.port) +
-                                checksum::wire_word(length));
+    field =
+        checksum::udp_field(total + checksum::wire_word(o.source.port) +
+                            checksum::wire_word(o.destination.port) + checksum::wire_word(length));
   }
   checksum::store_word(udp + 6, field);
 }
@@ -266,10 +272,10 @@ inline void write_udp(uint8_t* udp, const Outgoing& o, uint16_t length, uint64_t
                                       const Outgoing& o);
 }  // namespace detail
 
-// Writes Ethernet, IP and UDP headers that end where `body` (of `length` bytes) begins, and returns how
-// many bytes they are: the frame is [body - result, body + length). 0: the body is too long for the
-// family, or IPv6 was asked for without a body sum; nothing was written. At least kMaxHeaders bytes
-// before `body` must be writable.
+// Writes Ethernet, IP and UDP headers that end where `body` (of `length` bytes) begins, and returns
+// how many bytes they are: the frame is [body - result, body + length). 0: the body is too long for
+// the family, or IPv6 was asked for without a body sum; nothing was written. At least kMaxHeaders
+// bytes before `body` must be writable.
 [[nodiscard]] inline size_t write_headers(uint8_t* body, size_t length, const Link& link,
                                           const Outgoing& o) {
   if (!o.destination.ip.is_v4()) return detail::write_headers_v6(body, length, link, o);
@@ -280,14 +286,15 @@ inline void write_udp(uint8_t* udp, const Outgoing& o, uint16_t length, uint64_t
   const uint32_t source = checksum::load_pair(o.source.ip.wire());
   const uint32_t destination = checksum::load_pair(o.destination.ip.wire());
   const uint64_t addresses = uint64_t{source} + destination;
-  detail::write_udp(udp, o, udp_length,
-                    addresses + checksum::wire_word(kProtocolUdp) +
-                        checksum::wire_word(udp_length) + o.body.sum);
-  // As three big-endian words: version, length, TOS, total length; identification, flags; TTL, protocol.
+  detail::write_udp(
+      udp, o, udp_length,
+      addresses + checksum::wire_word(kProtocolUdp) + checksum::wire_word(udp_length) + o.body.sum);
+  // As three big-endian words: version, length, TOS, total length; identification, flags; TTL,
+  // protocol.
   const uint32_t first = to_big_endian(0x45000000u | uint32_t{o.tos} << 16 |
                                        static_cast<uint32_t>(udp_length + kIpv4Header));
-  const uint32_t second = to_big_endian(uint32_t{o.identification} << 16 |
-                                        (o.dont_fragment ? 0x4000u : 0u));
+  const uint32_t second =
+      to_big_endian(uint32_t{o.identification} << 16 | (o.dont_fragment ? 0x4000u : 0u));
   const uint32_t third = to_big_endian(uint32_t{o.ttl} << 24 | uint32_t{kProtocolUdp} << 16);
   const auto header = static_cast<uint16_t>(~checksum::fold(addresses + first + second + third));
   std::memcpy(ip, &first, 4);

@@ -1,6 +1,6 @@
-// The Swiss table against std::unordered_map under random insertion, look-up and erasure, with good hashes
-// and with hashes so bad that every group overflows; and the hash itself, for the properties the table
-// needs of it.
+// The Swiss table against std::unordered_map under random insertion, look-up and erasure, with good
+// hashes and with hashes so bad that every group overflows; and the hash itself, for the properties
+// the table needs of it.
 #include "dataplane/flow/swiss_table.h"
 
 #include <gtest/gtest.h>
@@ -23,10 +23,18 @@ struct Entry {
 
 using HashOf = uint64_t (*)(uint64_t key);
 
-uint64_t good_hash(uint64_t key) { return hash_fold(key ^ 0x9e3779b97f4a7c15u, 0xc2b2ae3d27d4eb4fu); }
-uint64_t one_group(uint64_t key) { return key & 0x7f; }       // all tags, one home group
-uint64_t one_tag(uint64_t key) { return key << 7; }           // all groups, one tag
-uint64_t all_the_same(uint64_t) { return 42; }
+uint64_t good_hash(uint64_t key) {
+  return hash_fold(key ^ 0x9e3779b97f4a7c15u, 0xc2b2ae3d27d4eb4fu);
+}
+uint64_t one_group(uint64_t key) {
+  return key & 0x7f;
+}  // all tags, one home group
+uint64_t one_tag(uint64_t key) {
+  return key << 7;
+}  // all groups, one tag
+uint64_t all_the_same(uint64_t) {
+  return 42;
+}
 
 struct Case {
   const char* name;
@@ -90,8 +98,8 @@ INSTANTIATE_TEST_SUITE_P(Hashes, TableProperty,
                                   std::to_string(tested.param.limit);
                          });
 
-// No tombstones: after any amount of churn a miss in an empty table ends at its first group, which shows
-// as calls of the comparison: none.
+// No tombstones: after any amount of churn a miss in an empty table ends at its first group, which
+// shows as calls of the comparison: none.
 TEST(Table, churn_leaves_nothing_behind) {
   constexpr size_t kLimit = 100;
   Arena arena(SwissTable<Entry>::bytes_for(kLimit) + 4096);
@@ -118,10 +126,10 @@ TEST(Table, churn_leaves_nothing_behind) {
   }
 }
 
-// The table takes its tag from the low seven bits and its group from those above. Neighbouring addresses
-// and ports, which is what real traffic has, must spread over both. One multiplication is not a random
-// function of such keys, so some seeds are worse than chance; what counts is how many flows find their
-// home group (16 slots) full when groups hold 8 on average: 0.1 % by chance.
+// The table takes its tag from the low seven bits and its group from those above. Neighbouring
+// addresses and ports, which is what real traffic has, must spread over both. One multiplication is
+// not a random function of such keys, so some seeds are worse than chance; what counts is how many
+// flows find their home group (16 slots) full when groups hold 8 on average: 0.1 % by chance.
 TEST(FlowHash, neighbouring_flows_spread_over_groups_and_tags) {
   constexpr uint32_t kGroups = 4096;
   constexpr uint32_t kFlows = 8 * kGroups;
@@ -141,10 +149,12 @@ TEST(FlowHash, neighbouring_flows_spread_over_groups_and_tags) {
       ++tags[h & 0x7f];
     }
     uint32_t displaced = 0;
-    for (const uint32_t n : groups) displaced += n > 16 ? n - 16 : 0;
+    for (const uint32_t n : groups)
+      displaced += n > 16 ? n - 16 : 0;
     EXPECT_LT(displaced, kFlows / 8) << "seed " << s;
     displaced_in_all += displaced;
-    for (const uint32_t n : tags) EXPECT_LT(n, 3 * kFlows / 128) << "seed " << s;
+    for (const uint32_t n : tags)
+      EXPECT_LT(n, 3 * kFlows / 128) << "seed " << s;
   }
   EXPECT_LT(displaced_in_all, kSeeds * (kFlows / 100));
 }
@@ -162,7 +172,8 @@ TEST(FlowHash, another_seed_gives_other_collisions) {
     const auto [at, fresh] = first.try_emplace(low_bits(0x1234567890abcdefu, i), i);
     if (fresh) continue;
     ++pairs;
-    again += low_bits(0xdeadbeefcafef00du, i) == low_bits(0xdeadbeefcafef00du, at->second) ? 1u : 0u;
+    again +=
+        low_bits(0xdeadbeefcafef00du, i) == low_bits(0xdeadbeefcafef00du, at->second) ? 1u : 0u;
   }
   EXPECT_GT(pairs, 1000u);
   EXPECT_LE(again, 3u) << "expected " << pairs / 65536.0;

@@ -1,5 +1,5 @@
-// The timer wheel against a sorted map of deadlines, over random arming, moving, cancelling and jumps of
-// time, at the start of its clock, across the wrap of Ticks and after months of running.
+// The timer wheel against a sorted map of deadlines, over random arming, moving, cancelling and
+// jumps of time, at the start of its clock, across the wrap of Ticks and after months of running.
 #include "dataplane/flow/wheel.h"
 
 #include <gtest/gtest.h>
@@ -26,11 +26,16 @@ struct Trial {
 
   uint64_t delay() {
     switch (below(5)) {
-      case 0: return below(40);
-      case 1: return below(2'000);
-      case 2: return below(70'000);         // second level
-      case 3: return below(5'000'000);      // third level and beyond its reach
-      default: return (1 + below(200)) * TimerWheel::kTickMs;  // exactly on a tick
+      case 0:
+        return below(40);
+      case 1:
+        return below(2'000);
+      case 2:
+        return below(70'000);  // second level
+      case 3:
+        return below(5'000'000);  // third level and beyond its reach
+      default:
+        return (1 + below(200)) * TimerWheel::kTickMs;  // exactly on a tick
     }
   }
 
@@ -40,7 +45,8 @@ struct Trial {
     if (below(4) == 0) {
       wheel.arm_earlier(id, static_cast<Ticks>(deadline));
       const auto found = model.find(id);
-      // It compares whole wheel ticks: a move within one tick changes nothing, which is within its word.
+      // It compares whole wheel ticks: a move within one tick changes nothing, which is within its
+      // word.
       if (found == model.end() || deadline < found->second) model[id] = deadline;
     } else {
       wheel.arm(id, static_cast<Ticks>(deadline));
@@ -63,7 +69,7 @@ struct Trial {
         ASSERT_NE(found, model.end()) << "fired an id that was not armed";
         ASSERT_GE(now, found->second) << "fired early";
         model.erase(found);
-        });
+      });
       ASSERT_LE(fired, TimerWheel::kMaxFiredPerCall);
     } while (fired == TimerWheel::kMaxFiredPerCall);
     for (const auto& [id, deadline] : model) {
@@ -87,11 +93,20 @@ TEST_P(WheelProperty, whatever_is_armed_fires_within_one_tick_of_its_deadline_an
   Trial run(seed, GetParam());
   for (int step = 0; step < 20'000 && !::testing::Test::HasFatalFailure(); ++step) {
     switch (run.below(8)) {
-      case 0: run.cancel_something(); break;
-      case 1: run.advance(run.below(100'000)); break;
-      case 2: run.advance(run.below(300)); break;
-      case 3: run.advance(run.below(TimerWheel::kTickMs + 2)); break;
-      default: run.arm_something();
+      case 0:
+        run.cancel_something();
+        break;
+      case 1:
+        run.advance(run.below(100'000));
+        break;
+      case 2:
+        run.advance(run.below(300));
+        break;
+      case 3:
+        run.advance(run.below(TimerWheel::kTickMs + 2));
+        break;
+      default:
+        run.arm_something();
     }
   }
 }
@@ -113,7 +128,8 @@ TEST(Wheel, timers_are_exact_for_four_months_of_uptime) {
 
 TEST(Wheel, a_mass_expiry_is_spread_over_calls) {
   Trial run(1, 0);
-  for (uint32_t id = 0; id < kIds; ++id) run.wheel.arm(id, 1000);
+  for (uint32_t id = 0; id < kIds; ++id)
+    run.wheel.arm(id, 1000);
   uint32_t fired = 0;
   uint32_t calls = 0;
   while (fired < kIds) {

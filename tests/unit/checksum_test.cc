@@ -1,5 +1,5 @@
-// The ones' complement arithmetic every written packet depends on, checked against the definition of
-// RFC 1071 computed word by word in big-endian order.
+// The ones' complement arithmetic every written packet depends on, checked against the definition
+// of RFC 1071 computed word by word in big-endian order.
 #include "dataplane/wire/checksum.h"
 
 #include <gtest/gtest.h>
@@ -21,7 +21,9 @@ uint16_t reference(const std::vector<uint8_t>& bytes) {
   return static_cast<uint16_t>(~total);
 }
 
-uint16_t big_endian(uint16_t wire) { return wire_word(wire); }
+uint16_t big_endian(uint16_t wire) {
+  return wire_word(wire);
+}
 
 TEST(Checksum, the_example_of_rfc_1071_section_3_sums_to_ddf2) {
   const std::vector<uint8_t> bytes = {0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7};
@@ -35,7 +37,8 @@ TEST(Checksum, every_length_and_alignment_agrees_with_the_definition) {
   for (size_t length = 0; length <= 300; ++length) {
     for (size_t shift = 0; shift < 8; ++shift) {
       std::vector<uint8_t> buffer(length + shift);
-      for (auto& b : buffer) b = static_cast<uint8_t>(random());
+      for (auto& b : buffer)
+        b = static_cast<uint8_t>(random());
       const std::vector<uint8_t> bytes(buffer.begin() + static_cast<long>(shift), buffer.end());
       ASSERT_EQ(big_endian(full({buffer.data() + shift, length})), reference(bytes)) << length;
     }
@@ -50,7 +53,8 @@ TEST(Checksum, a_long_run_of_ones_does_not_overflow) {
 // Every old value with a spread of new ones, and the reverse: 65536 * 259 * 2 updates.
 TEST(Checksum, an_incremental_update_of_a_16_bit_field_equals_the_full_computation) {
   std::vector<uint16_t> spread = {0, 1, 0xfffe, 0xffff};
-  for (uint32_t v = 0x0101; v < 0xffff; v += 0x0101) spread.push_back(static_cast<uint16_t>(v));
+  for (uint32_t v = 0x0101; v < 0xffff; v += 0x0101)
+    spread.push_back(static_cast<uint16_t>(v));
   // The rest of the header: a word that is never zero, as the version field of IP is.
   for (const uint16_t rest : {uint16_t{0x4500}, uint16_t{0xffff}, uint16_t{0x0001}}) {
     for (uint32_t v = 0; v <= 0xffff; ++v) {
@@ -70,7 +74,9 @@ TEST(Checksum, an_incremental_update_of_a_32_bit_field_equals_the_full_computati
   std::mt19937 random(seed);
   for (int i = 0; i < 1000000; ++i) {
     const uint32_t from = static_cast<uint32_t>(random());
-    const uint32_t to = i % 7 == 0 ? 0u : i % 11 == 0 ? 0xffffffffu : static_cast<uint32_t>(random());
+    const uint32_t to = i % 7 == 0    ? 0u
+                        : i % 11 == 0 ? 0xffffffffu
+                                      : static_cast<uint32_t>(random());
     const uint16_t rest = static_cast<uint16_t>(random() | 1);
     const auto before = static_cast<uint16_t>(~fold(uint64_t{rest} + from));
     const auto after = static_cast<uint16_t>(~fold(uint64_t{rest} + to));
@@ -79,7 +85,8 @@ TEST(Checksum, an_incremental_update_of_a_32_bit_field_equals_the_full_computati
 }
 
 TEST(Checksum, the_case_that_rfc_1624_was_written_for_gives_zero_and_not_minus_zero) {
-  // Section 4: HC = 0xDD2F, m = 0x5555, m' = 0x3285; equation 3 gives 0x0000, RFC 1141's gives 0xFFFF.
+  // Section 4: HC = 0xDD2F, m = 0x5555, m' = 0x3285; equation 3 gives 0x0000, RFC 1141's gives
+  // 0xFFFF.
   EXPECT_EQ(update(uint16_t{0xDD2F}, uint16_t{0x5555}, uint16_t{0x3285}), 0x0000);
 }
 
@@ -94,7 +101,8 @@ TEST(Checksum, the_pseudo_headers_equal_the_bytes_the_rfcs_draw) {
   const std::vector<uint8_t> v4 = {192, 0, 2, 1, 198, 51, 100, 7, 0, 17, 0x12, 0x34};
   EXPECT_EQ(fold(pseudo_v4(&v4[0], &v4[4], 17, 0x1234)), fold(sum(v4.data(), v4.size())));
   std::vector<uint8_t> v6(40);
-  for (size_t i = 0; i < 32; ++i) v6[i] = static_cast<uint8_t>(0x20 + 7 * i);
+  for (size_t i = 0; i < 32; ++i)
+    v6[i] = static_cast<uint8_t>(0x20 + 7 * i);
   v6[34] = 0x12;
   v6[35] = 0x34;
   v6[39] = 17;

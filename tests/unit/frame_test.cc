@@ -1,6 +1,6 @@
-// The frame layer against frames written by hand (byte for byte as a wire capture shows them), and as a
-// property: what write_headers() writes, parse() reads back, and a checksum derived incrementally
-// equals one computed over everything.
+// The frame layer against frames written by hand (byte for byte as a wire capture shows them), and
+// as a property: what write_headers() writes, parse() reads back, and a checksum derived
+// incrementally equals one computed over everything.
 #include "dataplane/wire/frame.h"
 
 #include <gtest/gtest.h>
@@ -30,7 +30,9 @@ Bytes hex(std::string_view text) {
   return out;
 }
 
-TransportAddress at(std::string_view text) { return TransportAddress::parse(text).value(); }
+TransportAddress at(std::string_view text) {
+  return TransportAddress::parse(text).value();
+}
 
 // 192.0.2.1:40000 -> 198.51.100.7:3478, "hello", TTL 64, DF, DSCP EF.
 Bytes ipv4_hello() {
@@ -64,7 +66,9 @@ Kind kind_of(const Bytes& frame, Verify verify = Verify::kAll) {
   return parse(frame, verify, parsed);
 }
 
-std::string payload_of(const Parsed& p) { return {reinterpret_cast<const char*>(p.payload), p.length}; }
+std::string payload_of(const Parsed& p) {
+  return {reinterpret_cast<const char*>(p.payload), p.length};
+}
 
 TEST(FrameParse, an_ipv4_udp_datagram_is_read_with_all_its_fields) {
   const Bytes frame = ipv4_hello();
@@ -134,7 +138,8 @@ TEST(FrameParse, an_empty_datagram_is_a_datagram) {
 TEST(FrameParse, every_truncation_is_refused_and_none_reads_beyond_the_frame) {
   for (const Bytes& whole : {ipv4_hello(), ipv6_hello()}) {
     for (size_t length = 0; length < whole.size(); ++length) {
-      const Bytes cut(whole.begin(), whole.begin() + static_cast<long>(length));  // exact allocation
+      const Bytes cut(whole.begin(),
+                      whole.begin() + static_cast<long>(length));  // exact allocation
       EXPECT_NE(kind_of(cut), Kind::k_udp) << length;
     }
   }
@@ -244,16 +249,19 @@ TEST(FrameParse, ipv6_extension_headers_are_walked_within_bounds) {
   Parsed p;
   ASSERT_EQ(parse(hop_by_hop, Verify::kAll, p), Kind::k_udp);
   EXPECT_EQ(payload_of(p), "hello");
-  EXPECT_EQ(kind_of(with_extension("2b 00 01 04 00 00 00 00"    // hop-by-hop, then routing
-                                   "3c 00 02 00 00 00 00 00"    // no segments left, then options
-                                   "11 00 01 04 00 00 00 00", 0)),
+  EXPECT_EQ(kind_of(with_extension("2b 00 01 04 00 00 00 00"  // hop-by-hop, then routing
+                                   "3c 00 02 00 00 00 00 00"  // no segments left, then options
+                                   "11 00 01 04 00 00 00 00",
+                                   0)),
             Kind::k_udp);
   EXPECT_EQ(kind_of(with_extension("11 00 02 01 00 00 00 00", 43)), Kind::k_source_routed);
-  EXPECT_EQ(kind_of(with_extension("00 00 01 04 00 00 00 00"    // hop-by-hop not first
-                                   "11 00 01 04 00 00 00 00", 60)),
+  EXPECT_EQ(kind_of(with_extension("00 00 01 04 00 00 00 00"  // hop-by-hop not first
+                                   "11 00 01 04 00 00 00 00",
+                                   60)),
             Kind::k_bad_extension_headers);
   std::string many;
-  for (int i = 0; i < kMaxExtensionHeaders; ++i) many += "3c 00 01 04 00 00 00 00";
+  for (int i = 0; i < kMaxExtensionHeaders; ++i)
+    many += "3c 00 01 04 00 00 00 00";
   EXPECT_EQ(kind_of(with_extension(many + "11 00 01 04 00 00 00 00", 60)),
             Kind::k_bad_extension_headers);
   EXPECT_EQ(kind_of(with_extension("11 ff 01 04 00 00 00 00", 60)), Kind::k_bad_extension_headers);
@@ -281,9 +289,10 @@ TEST(FrameParse, other_protocols_are_left_to_the_kernel) {
 // An ICMPv4 error from a router, 203.0.113.9, about a datagram 198.51.100.7:50000 -> 192.0.2.9:7.
 Bytes icmpv4_error(uint8_t type, uint8_t code, uint16_t mtu, std::string_view quoted_hex) {
   const Bytes quoted = hex(quoted_hex);
-  Bytes frame = hex("02 00 00 00 00 01  02 00 00 00 00 02  08 00"
-                    "45 00 00 00  00 00 00 00  40 01 00 00  cb 00 71 09  c6 33 64 07"
-                    "00 00 00 00 00 00 00 00");
+  Bytes frame =
+      hex("02 00 00 00 00 01  02 00 00 00 00 02  08 00"
+          "45 00 00 00  00 00 00 00  40 01 00 00  cb 00 71 09  c6 33 64 07"
+          "00 00 00 00 00 00 00 00");
   frame[34] = type;
   frame[35] = code;
   store_be16(&frame[40], mtu);
@@ -331,11 +340,12 @@ TEST(FrameParse, icmpv4_that_is_no_error_or_quotes_no_udp_header_is_not_for_the_
 }
 
 TEST(FrameParse, an_icmpv6_too_big_yields_the_quoted_datagram_and_the_mtu) {
-  Bytes frame = hex("02 00 00 00 00 01  02 00 00 00 00 02  86 dd"
-                    "60 00 00 00  00 3d 3a 40"
-                    "20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 99"
-                    "20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 01"
-                    "02 00 00 00  00 00 05 00");
+  Bytes frame =
+      hex("02 00 00 00 00 01  02 00 00 00 00 02  86 dd"
+          "60 00 00 00  00 3d 3a 40"
+          "20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 99"
+          "20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 01"
+          "02 00 00 00  00 00 05 00");
   const Bytes quoted = ipv6_hello();
   frame.insert(frame.end(), quoted.begin() + 14, quoted.end());
   const uint64_t pseudo = checksum::pseudo_v6(&frame[22], &frame[38], kProtocolIcmpv6, 0x3d);
@@ -352,7 +362,8 @@ TEST(FrameParse, an_icmpv6_too_big_yields_the_quoted_datagram_and_the_mtu) {
   EXPECT_EQ(kind_of(frame), Kind::k_bad_icmp);
 }
 
-// ------------------------------------------------------------------------------------------ writing
+// ------------------------------------------------------------------------------------------
+// writing
 
 struct Written {
   Bytes buffer;
@@ -374,13 +385,25 @@ const Link kLink = {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}, kNoVlan};
 const Bytes kHello = {'h', 'e', 'l', 'l', 'o'};
 
 TEST(FrameWrite, the_hand_written_ipv4_frame_comes_out_byte_for_byte) {
-  Outgoing o{at("192.0.2.1:40000"), at("198.51.100.7:3478"), 64, 0xb8, true, 0x1234, 0,
+  Outgoing o{at("192.0.2.1:40000"),
+             at("198.51.100.7:3478"),
+             64,
+             0xb8,
+             true,
+             0x1234,
+             0,
              full_sum(kHello.data(), kHello.size())};
   EXPECT_EQ(write(kHello, kLink, o).frame(), ipv4_hello());
 }
 
 TEST(FrameWrite, the_hand_written_ipv6_frame_comes_out_byte_for_byte) {
-  Outgoing o{at("[2001:db8::1]:40000"), at("[2001:db8::2]:3478"), 64, 0xb8, true, 0x1234, 0,
+  Outgoing o{at("[2001:db8::1]:40000"),
+             at("[2001:db8::2]:3478"),
+             64,
+             0xb8,
+             true,
+             0x1234,
+             0,
              full_sum(kHello.data(), kHello.size())};
   EXPECT_EQ(write(kHello, kLink, o).frame(), ipv6_hello());
 }
@@ -418,7 +441,8 @@ TEST(FrameWrite, a_computed_checksum_of_zero_leaves_as_ffff) {
   EXPECT_EQ(kind_of(frame), Kind::k_udp);
 }
 
-// ------------------------------------------------------------------------------------------ property
+// ------------------------------------------------------------------------------------------
+// property
 
 struct Random {
   explicit Random(uint32_t seed) : engine(seed) {}
@@ -428,7 +452,8 @@ struct Random {
     a.port = static_cast<uint16_t>((*this)(65536));
     if (v6) {
       uint8_t bytes[16];
-      for (auto& b : bytes) b = (*this)(4) == 0 ? uint8_t{0xff} : static_cast<uint8_t>(engine());
+      for (auto& b : bytes)
+        b = (*this)(4) == 0 ? uint8_t{0xff} : static_cast<uint8_t>(engine());
       a.ip = IpAddress::v6_bytes(bytes);
     } else {
       a.ip = IpAddress::v4(static_cast<uint32_t>(engine()));
@@ -455,9 +480,13 @@ TEST(FrameProperty, what_is_written_is_read_back) {
     const Bytes body = random.bytes(random(300));
     Link link = kLink;
     if (random(3) == 0) link.vlan_tci = static_cast<uint16_t>(random(0xffff));
-    const Outgoing o{random.address(v6), random.address(v6), static_cast<uint8_t>(random(256)),
-                     static_cast<uint8_t>(random(256)), random(2) != 0,
-                     static_cast<uint16_t>(random(65536)), random(1u << 20),
+    const Outgoing o{random.address(v6),
+                     random.address(v6),
+                     static_cast<uint8_t>(random(256)),
+                     static_cast<uint8_t>(random(256)),
+                     random(2) != 0,
+                     static_cast<uint16_t>(random(65536)),
+                     random(1u << 20),
                      v6 || random(4) != 0 ? full_sum(body.data(), body.size()) : BodySum{}};
     const Bytes frame = write(body, link, o).frame();
     Parsed p;
@@ -477,8 +506,8 @@ TEST(FrameProperty, what_is_written_is_read_back) {
   }
 }
 
-// A relay step: part of a received payload leaves behind a new head, from and to other addresses, in
-// the other family or the same. The derived checksum must be what a full computation gives.
+// A relay step: part of a received payload leaves behind a new head, from and to other addresses,
+// in the other family or the same. The derived checksum must be what a full computation gives.
 TEST(FrameProperty, an_incremental_checksum_equals_the_full_one_for_any_piece_and_head) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -487,7 +516,13 @@ TEST(FrameProperty, an_incremental_checksum_equals_the_full_one_for_any_piece_an
     const bool v6_in = random(2) != 0;
     const bool v6_out = random(2) != 0;
     const Bytes body = random.bytes(random(300));
-    const Outgoing in{random.address(v6_in), random.address(v6_in), 64, 0, false, 0, 0,
+    const Outgoing in{random.address(v6_in),
+                      random.address(v6_in),
+                      64,
+                      0,
+                      false,
+                      0,
+                      0,
                       full_sum(body.data(), body.size())};
     const Bytes frame = write(body, kLink, in).frame();
     Parsed p;
@@ -496,8 +531,8 @@ TEST(FrameProperty, an_incremental_checksum_equals_the_full_one_for_any_piece_an
     const size_t from = random(static_cast<uint32_t>(body.size() + 1));
     const size_t length = random(static_cast<uint32_t>(body.size() - from + 1));
     Bytes leaving = random.bytes(random(40));
-    const BodySum derived = with_head(piece_sum(p, p.payload + from, length), leaving.data(),
-                                      leaving.size());
+    const BodySum derived =
+        with_head(piece_sum(p, p.payload + from, length), leaving.data(), leaving.size());
     leaving.insert(leaving.end(), p.payload + from, p.payload + from + length);
     Outgoing out{random.address(v6_out), random.address(v6_out), 63, 0, false, 0, 0, derived};
     const Bytes incremental = write(leaving, kLink, out).frame();
@@ -511,7 +546,13 @@ TEST(FrameProperty, damage_on_the_way_in_is_still_visible_on_the_way_out) {
   frame.back() ^= 0x10;
   Parsed p;
   ASSERT_EQ(parse(frame, Verify::kHeaders, p), Kind::k_udp);
-  Outgoing o{at("[2001:db8::1]:1"), at("[2001:db8::2]:2"), 1, 0, false, 0, 0,
+  Outgoing o{at("[2001:db8::1]:1"),
+             at("[2001:db8::2]:2"),
+             1,
+             0,
+             false,
+             0,
+             0,
              piece_sum(p, p.payload, p.length)};
   const Bytes body(p.payload, p.payload + p.length);
   EXPECT_EQ(kind_of(write(body, kLink, o).frame()), Kind::k_bad_udp_checksum);

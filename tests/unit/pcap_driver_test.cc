@@ -1,5 +1,5 @@
-// The pcap driver by itself: what it takes from a capture, when, and what it writes to the other one.
-// Captures are made with libpcap in the test's own directory.
+// The pcap driver by itself: what it takes from a capture, when, and what it writes to the other
+// one. Captures are made with libpcap in the test's own directory.
 #include "dataplane/io/pcap/pcap_driver.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +18,9 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kMillisecond = 1'000'000;
 
-TransportAddress at(std::string_view text) { return TransportAddress::parse(text).value(); }
+TransportAddress at(std::string_view text) {
+  return TransportAddress::parse(text).value();
+}
 
 struct Frame {
   uint64_t time_ns = 0;
@@ -37,7 +39,8 @@ Bytes udp_frame(std::string_view from, std::string_view to, std::string_view pay
   o.dont_fragment = true;
   if (with_checksum) o.body = frame::full_sum(&frame[frame::kMaxHeaders], payload.size());
   const frame::Link link{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 7}, frame::kNoVlan};
-  const size_t headers = frame::write_headers(frame.data() + frame::kMaxHeaders, payload.size(), link, o);
+  const size_t headers =
+      frame::write_headers(frame.data() + frame::kMaxHeaders, payload.size(), link, o);
   frame.erase(frame.begin(), frame.begin() + static_cast<long>(frame::kMaxHeaders - headers));
   return frame;
 }
@@ -69,8 +72,8 @@ class PcapDriverTest : public ::testing::Test {
   ~PcapDriverTest() override { fs::remove_all(folder_); }
 
   void write_input(const std::vector<Frame>& frames) {
-    pcap_t* format = pcap_open_dead_with_tstamp_precision(DLT_EN10MB, 65535,
-                                                          PCAP_TSTAMP_PRECISION_NANO);
+    pcap_t* format =
+        pcap_open_dead_with_tstamp_precision(DLT_EN10MB, 65535, PCAP_TSTAMP_PRECISION_NANO);
     pcap_dumper_t* file = pcap_dump_open(format, config_.input.c_str());
     ASSERT_NE(file, nullptr);
     for (const Frame& f : frames) {
@@ -155,7 +158,8 @@ TEST_F(PcapDriverTest, clients_and_peers_are_told_apart_and_the_rest_is_counted)
   EXPECT_EQ(rx_[0].ttl, 61);
   EXPECT_EQ(rx_[0].tos, 0x28);
   EXPECT_EQ(rx_[0].df, DontFragment::kSet);
-  EXPECT_EQ(std::string(reinterpret_cast<const char*>(rx_[0].payload), rx_[0].length), "to listener 0");
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(rx_[0].payload), rx_[0].length),
+            "to listener 0");
   EXPECT_EQ(rx_[1].kind, RxKind::kClient);
   EXPECT_EQ(rx_[1].listener, 1);
   EXPECT_EQ(rx_[2].kind, RxKind::kPeer);

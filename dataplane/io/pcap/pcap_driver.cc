@@ -15,7 +15,9 @@ constexpr uint64_t kNanosecondsPerTick = 1'000'000;
 constexpr uint64_t kNanosecondsPerSecond = 1'000'000'000;
 constexpr int kSnapLength = 65535 + static_cast<int>(frame::kMaxHeaders);
 
-uint32_t leg_key(RelayLeg leg) { return uint32_t{leg.address} << 16 | leg.port; }
+uint32_t leg_key(RelayLeg leg) {
+  return uint32_t{leg.address} << 16 | leg.port;
+}
 
 }  // namespace
 
@@ -25,15 +27,16 @@ PcapDriver::PcapDriver(Config config, const Snapshot& snapshot)
       listeners_(snapshot.listeners),
       port_low_(snapshot.relay_port_low),
       port_high_(snapshot.relay_port_high) {
-  for (const Neighbour& n : config_.neighbours) neighbours_[n.ip.bytes] = n.mac;
+  for (const Neighbour& n : config_.neighbours)
+    neighbours_[n.ip.bytes] = n.mac;
 }
 
 std::unique_ptr<PcapDriver> PcapDriver::open(Config config, const Snapshot& snapshot,
                                              std::string& error) {
   std::unique_ptr<PcapDriver> driver(new PcapDriver(std::move(config), snapshot));
   char message[PCAP_ERRBUF_SIZE] = {};
-  driver->input_ = pcap_open_offline_with_tstamp_precision(
-      driver->config_.input.c_str(), PCAP_TSTAMP_PRECISION_NANO, message);
+  driver->input_ = pcap_open_offline_with_tstamp_precision(driver->config_.input.c_str(),
+                                                           PCAP_TSTAMP_PRECISION_NANO, message);
   if (driver->input_ == nullptr) {
     error = "cannot read capture: " + std::string(message);
     return nullptr;
@@ -43,8 +46,8 @@ std::unique_ptr<PcapDriver> PcapDriver::open(Config config, const Snapshot& snap
     return nullptr;
   }
   if (!driver->config_.output.empty()) {
-    driver->format_ = pcap_open_dead_with_tstamp_precision(DLT_EN10MB, kSnapLength,
-                                                           PCAP_TSTAMP_PRECISION_NANO);
+    driver->format_ =
+        pcap_open_dead_with_tstamp_precision(DLT_EN10MB, kSnapLength, PCAP_TSTAMP_PRECISION_NANO);
     driver->output_ = pcap_dump_open(driver->format_, driver->config_.output.c_str());
     if (driver->output_ == nullptr) {
       error = "cannot write capture: " + std::string(pcap_geterr(driver->format_));
@@ -88,7 +91,8 @@ uint32_t PcapDriver::rx_burst(std::span<RxDatagram> rx) {
   while (pending_.present && burst_count_ < room) {
     const Ticks at = ticks_of(pending_.time_ns);
     if (!ticks_reached(clock_, at)) {
-      // One loop of the core lies between two milliseconds: what is due in the old one is done first.
+      // One loop of the core lies between two milliseconds: what is due in the old one is done
+      // first.
       if (!took_any) clock_ = at;
       break;
     }
@@ -190,7 +194,7 @@ bool PcapDriver::send(const TxDatagram& tx) {
   o.tos = tx.tos;
   o.dont_fragment = tx.dont_fragment;
   // RFC 6864: an atomic datagram's identification means nothing; others count.
-  o.identification = tx.dont_fragment ? uint16_t{0} : ++identification_;
+  o.identification = tx.dont_fragment || tx.to.ip.is_v6() ? uint16_t{0} : ++identification_;
   o.body = frame::with_head(rest, tx.head.data(), tx.head_length);
   const uint16_t vlan = from != nullptr ? from->parsed.vlan_tci : frame::kNoVlan;
   const size_t headers = frame::write_headers(body, tx.size(), link_to(tx.to.ip, vlan), o);
@@ -220,10 +224,13 @@ Egress PcapDriver::listener_egress(uint16_t listener) const {
 }
 
 Egress PcapDriver::open_relay_port(RelayLeg leg) {
-  if (leg.address >= addresses_.size() || !open_ports_.insert(leg_key(leg)).second) return kNoEgress;
+  if (leg.address >= addresses_.size() || !open_ports_.insert(leg_key(leg)).second)
+    return kNoEgress;
   return leg_key(leg);
 }
 
-void PcapDriver::close_relay_port(RelayLeg leg) { open_ports_.erase(leg_key(leg)); }
+void PcapDriver::close_relay_port(RelayLeg leg) {
+  open_ports_.erase(leg_key(leg));
+}
 
 }  // namespace culvert

@@ -1,13 +1,13 @@
-// The driver that reads a capture file and writes another: golden tests, and the replay of a captured
-// incident through the very path that met it. The clock is the capture's: now() is the time of the
-// frames being delivered, in milliseconds since the first one, so a replay gives the same bytes every
-// time and lifetimes expire as they did.
+// The driver that reads a capture file and writes another: golden tests, and the replay of a
+// captured incident through the very path that met it. The clock is the capture's: now() is the
+// time of the frames being delivered, in milliseconds since the first one, so a replay gives the
+// same bytes every time and lifetimes expire as they did.
 //
-// Invariants: frames are delivered in file order; a burst never spans two milliseconds; every frame of
-// the input is counted once, in frames(kind) or, when it is good but for none of our addresses and
-// ports, in not_ours(). A frame made from a received datagram carries that frame's exact timestamp,
-// any other frame the latest delivered one's. Owned and used by one thread; may allocate (it is a tool,
-// not a NIC).
+// Invariants: frames are delivered in file order; a burst never spans two milliseconds; every frame
+// of the input is counted once, in frames(kind) or, when it is good but for none of our addresses
+// and ports, in not_ours(). A frame made from a received datagram carries that frame's exact
+// timestamp, any other frame the latest delivered one's. Owned and used by one thread; may allocate
+// (it is a tool, not a NIC).
 #pragma once
 
 #include <array>

@@ -23,9 +23,10 @@ struct IpAddress {
   Family family = Family::kNone;
 
   [[nodiscard]] static IpAddress v4(uint32_t host_order) {
+    // Two whole words: byte stores would stall the loads that follow on the packet path.
     IpAddress a;
-    a.bytes[10] = a.bytes[11] = 0xff;
-    store_be32(&a.bytes[12], host_order);
+    const uint64_t low = to_big_endian(uint64_t{0x0000ffff} << 32 | host_order);
+    std::memcpy(&a.bytes[8], &low, sizeof low);
     a.family = Family::kIpv4;
     return a;
   }

@@ -35,7 +35,12 @@ class RingEngine final : public Engine {
   [[nodiscard]] const Snapshot& snapshot() const override { return *live_; }
   [[nodiscard]] const CoreStats& stats(CoreId core) const override { return stats_[core]; }
 
+  [[nodiscard]] const Counter* policer_bytes(CoreId core) const override {
+    return policer_bytes_[core];
+  }
+
   // ---- for the threads
+  void set_policer_bytes(CoreId core, const Counter* bytes) { policer_bytes_[core] = bytes; }
   [[nodiscard]] Switchboard& board() { return board_; }
   [[nodiscard]] CoreStats& mutable_stats(CoreId core) { return stats_[core]; }
 
@@ -58,6 +63,7 @@ class RingEngine final : public Engine {
   std::vector<CoreStats> stats_;
   std::unique_ptr<const Snapshot> live_;
   std::deque<std::unique_ptr<const Snapshot>> retired_;  // each until every core has moved on
+  std::array<const Counter*, kMaxCores> policer_bytes_{};
   uint32_t sequence_ = 0;
 };
 

@@ -30,7 +30,7 @@ size_t FlowState::arena_bytes(const CoreLimits& l) {
   const size_t span = size_t{l.relay_port_high} - l.relay_port_low + 1;
   constexpr size_t kSlack = 64 * 1024;  // alignment of a dozen pieces
   return table_bytes(l) + SwissTable<Redirect>::bytes_for(kMaxRedirects) +
-         span * l.addresses * sizeof(PortEntry) + size_t{l.policers} * sizeof(Policer) +
+         span * l.addresses * sizeof(PortEntry) + size_t{l.policers} * (sizeof(Policer) + sizeof(Counter)) +
          ReplyBudgetBuckets::bytes_for() + kSlack;
 }
 
@@ -48,6 +48,7 @@ FlowState::FlowState(Arena& arena, const CoreLimits& limits, const CoreSeeds& se
   port_span_ = uint32_t{limits.relay_port_high} - limits.relay_port_low + 1;
   ports_ = arena.make<PortEntry>(size_t{port_span_} * limits.addresses);
   policers = arena.make<Policer>(std::max<uint32_t>(limits.policers, 1));
+  if (limits.count_policers) policer_bytes = arena.make<Counter>(policers.size());
   budget.init(arena, HashSeed{seeds.hash.b, seeds.hash.a});
 }
 

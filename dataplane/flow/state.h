@@ -25,6 +25,7 @@ struct CoreLimits {
   uint32_t narrow_channels = 4096;  // IPv4 client and peer
   uint32_t wide_channels = 0;       // any IPv6 side
   uint32_t policers = 1;            // 0 is the unlimited one
+  bool count_policers = false;      // keep policer_bytes: needed where control splits a rate among cores
   uint16_t relay_port_low = 49152;
   uint16_t relay_port_high = 65535;
   uint16_t addresses = 1;           // Snapshot::addresses
@@ -86,12 +87,19 @@ class FlowState {
   SwissTable<Redirect> redirects;
   std::span<Allocation> allocations;
   std::span<Policer> policers;
+  std::span<Counter> policer_bytes;  // offered to each policer; empty unless CoreLimits::count_policers
   TimerWheel wheel;
   ReplyBudgetBuckets budget;
   HashSeed seed;
   uint64_t transaction_state[2];
   uint32_t live_allocations = 0;
   uint32_t open_ports = 0;
+
+  // May `bytes` of this user's data pass now?
+  [[nodiscard]] bool admit(uint32_t policer, uint32_t bytes, Ticks now) {
+    if (policer != 0 && !policer_bytes.empty()) policer_bytes[policer].add(bytes);
+    return policers[policer].admit(bytes, now);
+  }
 
   static constexpr uint32_t kOwnAddress = 0x80000000;  // in Permission::next
   static constexpr uint32_t kLinkMask = 0x7fffffff;

@@ -45,7 +45,7 @@ void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot
   }
   if (rx.ttl <= 1) [[unlikely]] return path.core.count(Outcome::k_ttl_exceeded);
   const uint16_t length = load_be16(rx.payload + 2);
-  if (!flows.policers[flow.policer].admit(length, path.now)) [[unlikely]]
+  if (!flows.admit(flow.policer, length, path.now)) [[unlikely]]
     return path.core.count(Outcome::k_policed);
   account(flow, length);
 
@@ -81,7 +81,7 @@ void forward_peer_datagram(PathContext& path, const RxDatagram& rx, uint32_t slo
     return;
   }
   if (rx.ttl <= 1) [[unlikely]] return path.core.count(Outcome::k_ttl_exceeded);
-  if (!flows.policers[flow.policer].admit(rx.length, path.now)) [[unlikely]]
+  if (!flows.admit(flow.policer, rx.length, path.now)) [[unlikely]]
     return path.core.count(Outcome::k_policed);
   account(flow, rx.length);
 

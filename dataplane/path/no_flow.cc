@@ -91,7 +91,7 @@ void handle_send(PathContext& path, const RxDatagram& rx, const stun::Message& m
   if (peer->port == 0) return core.count(Outcome::k_indication_malformed);
   if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
   const auto length = static_cast<uint16_t>(data.size());
-  if (!flows.policers[a.policer].admit(length, path.now)) return core.count(Outcome::k_policed);
+  if (!flows.admit(a.policer, length, path.now)) return core.count(Outcome::k_policed);
   ++a.counters.packets_to_peer;
   a.counters.bytes_to_peer += length;
 
@@ -136,7 +136,7 @@ void peer_without_flow(PathContext& path, const RxDatagram& rx) {
     return core.count(Outcome::k_no_permission);
   if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
   if (size_t{rx.length} + kMaxHead > kMaxUdpPayload) return core.count(Outcome::k_too_big);
-  if (!flows.policers[a.policer].admit(rx.length, path.now)) return core.count(Outcome::k_policed);
+  if (!flows.admit(a.policer, rx.length, path.now)) return core.count(Outcome::k_policed);
   ++a.counters.packets_to_client;
   a.counters.bytes_to_client += rx.length;
 

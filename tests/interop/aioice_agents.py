@@ -1,4 +1,5 @@
-"""Two aioice agents with the relay-only policy: run by aioice_test.py inside its virtual environment.
+"""Two aioice agents with the relay-only policy: run by aioice_test.py inside its virtual
+environment.
 
 usage: aioice_agents.py ADDRESS PORT USER PASSWORD MESSAGES"""
 

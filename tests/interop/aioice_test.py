@@ -1,5 +1,5 @@
-"""aioice, the ICE library under aiortc: two agents that may use only relayed candidates find each other
-through the relay and exchange datagrams both ways."""
+"""aioice, the ICE library under aiortc: two agents that may use only relayed candidates find each
+other through the relay and exchange datagrams both ways."""
 
 import pathlib
 import subprocess

@@ -1,5 +1,5 @@
-"""libnice, the ICE library of GStreamer and of most Linux video software: two agents with force-relay
-exchange messages both ways."""
+"""libnice, the ICE library of GStreamer and of most Linux video software: two agents with
+force-relay exchange messages both ways."""
 
 import pathlib
 import shlex

@@ -1,5 +1,5 @@
-"""pion's TURN client (Go): two clients exchange messages through the relay, by Send and Data indications
-until their channels are bound and by ChannelData afterwards."""
+"""pion's TURN client (Go): two clients exchange messages through the relay, by Send and Data
+indications until their channels are bound and by ChannelData afterwards."""
 
 import os
 import pathlib

@@ -1,5 +1,5 @@
-"""coturn's client, turnutils_uclient, through the relay: between clients and to a peer, by channels and by
-Send indications, over IPv4 and IPv6, twenty clients at once. No message may be lost."""
+"""coturn's client, turnutils_uclient, through the relay: between clients and to a peer, by channels
+and by Send indications, over IPv4 and IPv6, twenty clients at once. No message may be lost."""
 
 import pathlib
 import re

@@ -1,8 +1,9 @@
-"""A relay under test: started on free ports of its own with one account, waited for, and stopped by its pid.
+"""A relay under test: started on free ports of its own with one account, waited for, and stopped by
+its pid.
 
-CULVERT_BUILD names the build folder with culvertd (default build/gcc-release). CULVERT_TEST_SERVER=coturn
-starts Debian's coturn instead: the tests of the clients must pass against it too, which shows that they
-test the protocol and not one server."""
+CULVERT_BUILD names the build folder with culvertd (default build/gcc-release).
+CULVERT_TEST_SERVER=coturn starts Debian's coturn instead: the tests of the clients must pass
+against it too, which shows that they test the protocol and not one server."""
 
 import json
 import os

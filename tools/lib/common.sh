@@ -1,5 +1,5 @@
-# What tools/run, tools/build and tools/test share: where the tree is, and how a build folder is set up.
-# shellcheck shell=bash
+# What tools/run, tools/build and tools/test share: where the tree is, and how a build folder is set
+# up. shellcheck shell=bash
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 BUILD_ROOT=$ROOT/build
 INSTALL_LOG=$BUILD_ROOT/install.log
@@ -12,8 +12,8 @@ die() {
   exit 1
 }
 
-# The newest instruction set level that this processor has and the build knows: x86-64-v3 needs AVX2,
-# BMI2 and FMA; any x86-64 server since 2009 has v2.
+# The newest instruction set level that this processor has and the build knows: x86-64-v3 needs
+# AVX2, BMI2 and FMA; any x86-64 server since 2009 has v2.
 cpu_level() {
   local flags
   flags=$(grep -m1 '^flags' /proc/cpuinfo || true)

@@ -1,6 +1,6 @@
-# The Debian packages that Culvert builds, tests and is tried with, and the function that installs the
-# missing ones. Sourced by tools/run, tools/build and tools/test. Names must exist in Debian 12 and 13.
-# shellcheck shell=bash
+# The Debian packages that Culvert builds, tests and is tried with, and the function that installs
+# the missing ones. Sourced by tools/run, tools/build and tools/test. Names must exist in Debian 12
+# and 13. shellcheck shell=bash
 
 # What a build needs. meson.build asks for each library by dependency(); keep both in step.
 BUILD_PACKAGES=(
@@ -23,8 +23,8 @@ PEER_PACKAGES=(
 # What tools/run's last line, the one to try, needs.
 TRY_PACKAGES=(coturn)
 
-# Clang's sanitizer and fuzzer runtimes are only a recommendation of clang's, and their package's name
-# carries clang's version, which differs between Debian releases.
+# Clang's sanitizer and fuzzer runtimes are only a recommendation of clang's, and their package's
+# name carries clang's version, which differs between Debian releases.
 clang_runtime_package() {
   local versioned
   versioned=$(apt-cache depends clang 2>/dev/null | sed -n 's/^ *Depends: \(clang-[0-9]*\)$/\1/p')
@@ -43,8 +43,9 @@ missing_packages() {
   done
 }
 
-# Keeps packages (coturn) from starting their service while they are installed: a policy-rc.d that says
-# 101, "forbidden". One that is already there is left alone if it forbids too, else put back afterwards.
+# Keeps packages (coturn) from starting their service while they are installed: a policy-rc.d that
+# says 101, "forbidden". One that is already there is left alone if it forbids too, else put back
+# afterwards.
 POLICY_FILE=/usr/sbin/policy-rc.d
 POLICY_OURS=
 forbid_services() {
@@ -75,8 +76,8 @@ as_root() {
   fi
 }
 
-# install_packages PACKAGE...: installs what is missing; nothing to do costs no privilege and no network.
-# Fails with one clear message when it may not or cannot install.
+# install_packages PACKAGE...: installs what is missing; nothing to do costs no privilege and no
+# network. Fails with one clear message when it may not or cannot install.
 install_packages() {
   local missing status=0
   mapfile -t missing < <(missing_packages "$@")

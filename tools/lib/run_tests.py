@@ -1,6 +1,6 @@
-"""The stages of tools/test, one after another, each printing what it does; then a summary table and the
-closing line "N passed, N failed, N skipped". Every stage runs even when an earlier one failed, so that one
-run shows everything. Results are kept in build/test-results."""
+"""The stages of tools/test, one after another, each printing what it does; then a summary table and
+the closing line "N passed, N failed, N skipped". Every stage runs even when an earlier one failed,
+so that one run shows everything. Results are kept in build/test-results."""
 
 import argparse
 import json
@@ -18,14 +18,16 @@ CI = os.environ.get("CI") == "true"
 
 # Meson suites that need wall-clock quiet or many minutes: only with --full.
 LONG_SUITES = ["long", "stress"]
-# Meson suites that talk to other processes: not with sanitizers, whose slowness would time them out.
+# Meson suites that talk to other processes: not with sanitizers, whose slowness would time them
+# out.
 OUTSIDE_SUITES = ["interop", "integration", "benchmark"]
 
 FUZZ_SECONDS = 10
 FUZZ_SECONDS_FULL = 60
 # One Python test file (a browser starts, ten namespaces tests run) within this, else it is stuck.
 PYTHON_FILE_TIMEOUT = 420
-# A plain test takes at most 120 s by its own timeout; sanitized and on two cores allow four times that.
+# A plain test takes at most 120 s by its own timeout; sanitized and on two cores allow four times
+# that.
 MESON_TIMEOUT_FACTOR = {"release": 1, "debug": 2, "asan": 4, "tsan": 6}
 
 

@@ -36,22 +36,22 @@ constexpr std::string_view kOperation = "Operation";
 
 constexpr std::array kFlags = {
     FlagHelp{"--listen", "ADDR:PORT", kAddresses,
-             "Take clients here; 0.0.0.0 and [::] mean all addresses. May be repeated"},
+             "Take clients here; 0.0.0.0, [::]: all addresses"},
     FlagHelp{"--relay-address", "BOUND[=ADVERTISED]", kAddresses,
-             "Relay from this address; ADVERTISED is the public side of a 1:1 NAT. May be repeated"},
+             "Relay from here; ADVERTISED: public side of a 1:1 NAT"},
     FlagHelp{"--relay-ports", "LO-HI", kAddresses, "Relayed ports, both included"},
     FlagHelp{"--realm", "R", kWho, "Name of the default realm"},
     FlagHelp{"--user", "NAME:PASSWORD", kWho,
-             "A user. May be repeated. Others on this machine see it in the process list"},
+             "A user (others on this machine can see it)"},
     FlagHelp{"--secret", "S", kWho,
-             "Shared secret of time-limited credentials. At most twice, the first one mints"},
+             "Secret of time-limited credentials; at most two"},
     FlagHelp{"--user-quota", "N", kWho, "Allocations one user may hold at once; 0: unlimited"},
     FlagHelp{"--allow-peer", "CIDR", kPeers,
-             "Let clients reach this network although the built-in list refuses it. May be repeated"},
-    FlagHelp{"--deny-peer", "CIDR", kPeers, "Refuse this network too. May be repeated"},
+             "Let clients reach this network all the same"},
+    FlagHelp{"--deny-peer", "CIDR", kPeers, "Refuse this network too"},
     FlagHelp{"--max-allocations", "N", kLimits, "Allocations at once"},
     FlagHelp{"--reply-budget", "B", kLimits,
-             "Bytes per second for unauthenticated replies, such as 16MB/s"},
+             "Rate for unauthenticated replies, such as 16MB/s"},
     FlagHelp{"--driver", "NAME", kOperation, "How datagrams get in and out: sockets"},
     FlagHelp{"--cores", "N", kOperation, "Forwarding threads; 0: one for each CPU"},
     FlagHelp{"--control-socket", "PATH", kOperation, "Socket for culvertctl, or off"},
@@ -60,7 +60,8 @@ constexpr std::array kFlags = {
 };
 
 constexpr std::string_view kFooter =
-    R"(A flag overrides the same key of the file; a list given by flags replaces the file's list.
+    R"(A flag overrides the same key of the file; flags with ... may be repeated, and then replace the
+file's whole list.
 Rates are bytes per second or carry a unit: 500kB/s, 10MB/s, 80Mbit/s.
 Every key: culvertd default-config. The flags repeat its most used ones.
 
@@ -78,7 +79,12 @@ Examples:
 
 Signals: SIGTERM and SIGINT drain for stop_grace, then close; a second one ends at once.
 Exit codes: 0 ended as asked, 1 could not start or failed while running, 2 the command line or the
-configuration is wrong.)";
+configuration is wrong.
+)";
+
+const std::string kSubcommandFooter =
+    "All flags of culvertd may be given too: culvertd --help lists them.\n"
+    "Exit codes: 0 the configuration is good, 2 it is not.\n";
 
 using Given = std::map<std::string_view, std::vector<std::string>>;
 
@@ -102,6 +108,11 @@ struct Invocation {
   bool markdown = false;
 };
 
+// All values are kept, so that a flag given twice is told by us and not by the last one winning.
+void once(CLI::Option* option) {
+  option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
 void define(CLI::App& app, Invocation& to) {
   app.option_defaults()->always_capture_default(false);
   app.set_help_flag("-h,--help", "Print this and exit");
@@ -111,29 +122,35 @@ void define(CLI::App& app, Invocation& to) {
   app.get_formatter()->column_width(38);
 
   const std::string configuration = "Configuration";
-  app.add_option("--config", to.config_files, "Read this TOML file first")
-      ->type_name("FILE")
-      ->allow_extra_args(false)
-      ->group(configuration);
+  once(app.add_option("--config", to.config_files, "Read this TOML file first")
+           ->type_name("FILE")
+           ->allow_extra_args(false)
+           ->group(configuration));
   app.add_flag("--print-config", to.print_config,
                "Print what file and flags make together as TOML, and exit")
       ->group(configuration);
   app.add_flag("--show-secrets", to.show_secrets, "With --print-config: passwords in clear")
       ->group(configuration);
-  for (const FlagHelp& flag : kFlags)
-    app.add_option(std::string(flag.flag), to.given[flag.flag], std::string(flag.help))
-        ->type_name(std::string(flag.value))
-        ->allow_extra_args(false)
-        ->group(std::string(flag.group));
+  for (const FlagHelp& flag : kFlags) {
+    CLI::Option* option =
+        app.add_option(std::string(flag.flag), to.given[flag.flag], std::string(flag.help))
+            ->type_name(std::string(flag.value))
+            ->allow_extra_args(false)
+            ->group(std::string(flag.group));
+    const KeyInfo* key = key_of_flag(flag.flag);
+    if (key == nullptr || !repeatable(*key)) once(option);
+  }
 
   app.add_subcommand("check-config", "Check file and flags; print derived limits and what binds")
       ->fallthrough()
       ->allow_extras()
+      ->footer(kSubcommandFooter)
       ->add_flag("--json", to.json, "Print one JSON object");
   CLI::App* defaults =
       app.add_subcommand("default-config", "Print a complete, commented configuration file")
           ->fallthrough()
-          ->allow_extras();
+          ->allow_extras()
+          ->footer(kSubcommandFooter);
   defaults->add_flag("--markdown", to.markdown, "Print the key reference of the documentation");
   app.require_subcommand(0, 1);
 }

@@ -45,14 +45,14 @@ namespace {
     sockaddr_in in{};
     in.sin_family = AF_INET;
     in.sin_port = htons(9);
-    std::memcpy(&in.sin_addr, to->wire(), 4);
+    std::memcpy(&in.sin_addr, &to->bytes[12], 4);
     std::memcpy(&address, &in, sizeof in);
     length = sizeof in;
   } else {
     sockaddr_in6 in{};
     in.sin6_family = AF_INET6;
     in.sin6_port = htons(9);
-    std::memcpy(&in.sin6_addr, to->wire(), 16);
+    std::memcpy(&in.sin6_addr, to->bytes.data(), 16);
     std::memcpy(&address, &in, sizeof in);
     length = sizeof in;
   }

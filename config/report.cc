@@ -27,8 +27,11 @@ using Json = nlohmann::ordered_json;
 [[nodiscard]] std::string accounts_text(const RealmConfig& realm) {
   std::string out;
   const auto add = [&](const std::string& text) { out += (out.empty() ? "" : ", ") + text; };
-  if (!realm.users.empty()) add(std::to_string(realm.users.size()) + " static users");
-  if (!realm.secrets.empty()) add(std::to_string(realm.secrets.size()) + " shared secrets");
+  const auto count = [](size_t n, const std::string& what) {
+    return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
+  };
+  if (!realm.users.empty()) add(count(realm.users.size(), "static user"));
+  if (!realm.secrets.empty()) add(count(realm.secrets.size(), "shared secret"));
   if (!realm.database.empty()) add("database " + realm.database);
   return out.empty() ? "no accounts" : out;
 }

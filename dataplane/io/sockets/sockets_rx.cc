@@ -69,6 +69,10 @@ void SocketsDriver::collect_ready(int64_t wait_us) {
   } else {
     const timespec limit{static_cast<time_t>(wait_us / 1000000), wait_us % 1000000 * 1000};
     count = epoll_pwait2(epoll_fd_, events.data(), static_cast<int>(events.size()), &limit, nullptr);
+    if (count < 0 && errno != EINTR) {  // older than Linux 5.11, or kept away by a sandbox
+      count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
+                         static_cast<int>((wait_us + 999) / 1000));
+    }
   }
   collected_ = count > 0;
   for (int i = 0; i < count; ++i) {

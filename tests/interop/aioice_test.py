@@ -7,7 +7,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from relay import BUILD, PASSWORD, USER, RelayCase, need  # noqa: E402
+from relay import BUILD, PASSWORD, USER, RelayCase, need
 
 HERE = pathlib.Path(__file__).resolve().parent
 VENV = BUILD.parent / "venv-interop"

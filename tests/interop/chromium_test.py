@@ -13,7 +13,7 @@ import unittest
 import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from relay import PASSWORD, USER, RelayCase, bracketed, need_program  # noqa: E402
+from relay import PASSWORD, USER, RelayCase, bracketed, need_program
 
 # A cold start of the browser on a busy two-core machine, then the call's own three waits of 30 s.
 CALL_SECONDS = 150
@@ -33,7 +33,7 @@ BROWSER_FLAGS = [
 
 
 class PageServer:
-    """Serves call.html on loopback (a secure context, as getUserMedia asks) and takes the result."""
+    """Serves call.html on loopback (a secure context: getUserMedia asks) and takes the result."""
 
     def __init__(self):
         results = queue.Queue()

@@ -8,7 +8,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from relay import BUILD, PASSWORD, REALM, USER, RelayCase, bracketed, need, need_program  # noqa: E402
+from relay import BUILD, PASSWORD, REALM, USER, RelayCase, bracketed, need, need_program
 
 SOURCE = pathlib.Path(__file__).resolve().parent / "pion"
 PROGRAM = BUILD.parent / "interop" / "pion"

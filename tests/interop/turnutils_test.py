@@ -9,7 +9,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from relay import PASSWORD, USER, RelayCase, free_udp_port, need_program, wait_for  # noqa: E402
+from relay import PASSWORD, USER, RelayCase, free_udp_port, need_program, wait_for
 
 # uclient takes 2 to 10 s for its set-up and tear-down whatever the server does.
 CLIENT_SECONDS = 60

@@ -12,8 +12,8 @@
 
 namespace culvert {
 
-// Fifty of control's ticks, and well above the longest sleep of any driver (1 s).
-inline constexpr std::chrono::milliseconds kCoreStall{5000};
+// Twenty ticks, and a hundred times the longest sleep of a core (20 ms).
+inline constexpr std::chrono::milliseconds kCoreStall{2000};
 
 class CoreWatchdog {
  public:

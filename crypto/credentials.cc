@@ -1,123 +1,141 @@
 #include "crypto/credentials.h"
 
-#include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
-#include <utf8proc.h>
 
-#include <cstdlib>
+#include <charconv>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 
-#include "crypto/hmac.h"
+#include "crypto/bytes.h"
+#include "dataplane/base/assert.h"
 
 namespace culvert::crypto {
 
 namespace {
 
-constexpr utf8proc_int32_t kSpace = 0x20;
+struct FreeDigest {
+  void operator()(EVP_MD* digest) const { EVP_MD_free(digest); }
+};
+struct FreeContext {
+  void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+};
 
-// What PRECIS FreeformClass leaves out (RFC 8264 section 4.3.2).
-[[nodiscard]] bool forbidden(utf8proc_int32_t c) {
-  const utf8proc_property_t* property = utf8proc_get_property(c);
-  switch (property->category) {
-    case UTF8PROC_CATEGORY_CC:  // controls
-    case UTF8PROC_CATEGORY_CN:  // unassigned and noncharacters
-    case UTF8PROC_CATEGORY_CS:  // surrogates
-      return true;
-    default: break;
+// One fetched digest and context, as Hmac does it and for the same reason.
+class Digest {
+ public:
+  explicit Digest(const char* name)
+      : digest_(EVP_MD_fetch(nullptr, name, nullptr)), context_(EVP_MD_CTX_new()) {
+    // Fetching is where a FIPS configuration refuses MD5.
+    if (digest_ != nullptr && context_ != nullptr) return;
+    char reason[256];
+    ERR_error_string_n(ERR_get_error(), reason, sizeof reason);
+    throw std::runtime_error(
+        std::string(name) + " is not available from libcrypto (" + reason +
+        "). TURN's long-term keys need it (RFC 8489 section 18.5.1); in FIPS mode, load the default "
+        "provider beside the FIPS one.");
   }
-  if (property->ignorable) return true;
-  const bool old_jamo = (c >= 0x1100 && c <= 0x11FF) || (c >= 0xA960 && c <= 0xA97C) ||
-                        (c >= 0xD7B0 && c <= 0xD7FB);
-  return old_jamo;
-}
 
-using EvpContext = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
-
-void digest(const EVP_MD* algorithm, const char* name, std::span<const std::string_view> parts,
-            std::span<uint8_t> out) {
-  const EvpContext context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
-  if (!context || EVP_DigestInit_ex(context.get(), algorithm, nullptr) != 1)
-    throw std::runtime_error(std::string(name) + " is not available in this OpenSSL");
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (i != 0) (void)EVP_DigestUpdate(context.get(), ":", 1);
-    (void)EVP_DigestUpdate(context.get(), parts[i].data(), parts[i].size());
+  // The parts with ':' between them.
+  template <size_t Bytes>
+  [[nodiscard]] std::array<uint8_t, Bytes> joined(std::initializer_list<std::string_view> parts) {
+    ENSURE(EVP_DigestInit_ex2(context_.get(), digest_.get(), nullptr) == 1);
+    bool first = true;
+    for (const std::string_view part : parts) {
+      if (!first) ENSURE(EVP_DigestUpdate(context_.get(), ":", 1) == 1);
+      first = false;
+      ENSURE(EVP_DigestUpdate(context_.get(), part.data(), part.size()) == 1);
+    }
+    std::array<uint8_t, Bytes> out{};
+    unsigned length = 0;
+    ENSURE(static_cast<size_t>(EVP_MD_get_size(digest_.get())) == Bytes);
+    ENSURE(EVP_DigestFinal_ex(context_.get(), out.data(), &length) == 1);
+    return out;
   }
-  unsigned length = 0;
-  if (EVP_DigestFinal_ex(context.get(), out.data(), &length) != 1 || length != out.size())
-    throw std::runtime_error(std::string(name) + " failed");
-}
 
-[[nodiscard]] std::span<const uint8_t> as_bytes(std::string_view text) {
-  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+ private:
+  std::unique_ptr<EVP_MD, FreeDigest> digest_;
+  std::unique_ptr<EVP_MD_CTX, FreeContext> context_;
+};
+
+[[nodiscard]] Digest& md5() {
+  static thread_local Digest digest("MD5");
+  return digest;
+}
+[[nodiscard]] Digest& sha256() {
+  static thread_local Digest digest("SHA256");
+  return digest;
+}
+[[nodiscard]] Hmac& rest_hmac(HashKind kind) {
+  static thread_local Hmac sha1_hmac(HashKind::kSha1);
+  static thread_local Hmac sha256_hmac(HashKind::kSha256);
+  return kind == HashKind::kSha1 ? sha1_hmac : sha256_hmac;
 }
 
 }  // namespace
 
-std::optional<std::string> opaque_string(std::string_view text) {
-  const auto* at = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
-  auto left = static_cast<utf8proc_ssize_t>(text.size());
-  std::string mapped;
-  while (left > 0) {
-    utf8proc_int32_t c = 0;
-    const utf8proc_ssize_t used = utf8proc_iterate(at, left, &c);
-    if (used <= 0) return std::nullopt;
-    if (utf8proc_category(c) == UTF8PROC_CATEGORY_ZS) c = kSpace;
-    if (forbidden(c)) return std::nullopt;
-    utf8proc_uint8_t encoded[4];
-    const utf8proc_ssize_t length = utf8proc_encode_char(c, encoded);
-    mapped.append(reinterpret_cast<const char*>(encoded), static_cast<size_t>(length));
-    at += used;
-    left -= used;
-  }
-  utf8proc_uint8_t* composed = nullptr;
-  const utf8proc_ssize_t length =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(mapped.data()),
-                   static_cast<utf8proc_ssize_t>(mapped.size()), &composed,
-                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-  if (length <= 0) return std::nullopt;
-  return std::string(reinterpret_cast<const char*>(composed), static_cast<size_t>(length));
+void require_digests() {
+  (void)md5();
+  (void)sha256();
+  (void)rest_hmac(HashKind::kSha1);
 }
 
 std::array<uint8_t, 16> md5_key(std::string_view user, std::string_view realm,
                                 std::string_view password) {
-  std::array<uint8_t, 16> out;
-  const std::string_view parts[] = {user, realm, password};
-  digest(EVP_md5(), "MD5", parts, out);
-  return out;
+  return md5().joined<16>({user, realm, password});
 }
 
 std::array<uint8_t, 32> sha256_key(std::string_view user, std::string_view realm,
                                    std::string_view password) {
-  std::array<uint8_t, 32> out;
-  const std::string_view parts[] = {user, realm, password};
-  digest(EVP_sha256(), "SHA-256", parts, out);
-  return out;
+  return sha256().joined<32>({user, realm, password});
 }
 
 std::array<uint8_t, 32> userhash(std::string_view user, std::string_view realm) {
-  std::array<uint8_t, 32> out;
-  const std::string_view parts[] = {user, realm};
-  digest(EVP_sha256(), "SHA-256", parts, out);
-  return out;
+  return sha256().joined<32>({user, realm});
 }
 
 std::string rest_password(std::string_view secret, std::string_view username, bool sha256) {
-  if (sha256) return base64(hmac_sha256(as_bytes(secret), as_bytes(username)));
-  return base64(hmac_sha1(as_bytes(secret), as_bytes(username)));
+  Hmac& hmac = rest_hmac(sha256 ? HashKind::kSha256 : HashKind::kSha1);
+  uint8_t mac[kSha256Bytes];
+  hmac.compute(as_bytes(secret), as_bytes(username), {}, mac);
+  return base64_encode({mac, hmac.size()});
 }
 
-std::string base64(std::span<const uint8_t> bytes) {
-  std::string out(4 * ((bytes.size() + 2) / 3) + 1, '\0');  // EVP writes a terminator
-  const int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()), bytes.data(),
-                                     static_cast<int>(bytes.size()));
-  out.resize(static_cast<size_t>(length));
+std::optional<RestUsername> parse_rest_username(std::string_view username, char separator) {
+  const size_t end = username.find(separator);
+  const std::string_view digits = username.substr(0, end);
+  RestUsername out;
+  const auto [stop, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), out.expiry_unix_seconds);
+  if (error != std::errc{} || stop != digits.data() + digits.size()) return std::nullopt;
+  if (out.expiry_unix_seconds > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+    return std::nullopt;
+  if (end != std::string_view::npos) out.id = username.substr(end + 1);
   return out;
 }
 
-bool constant_time_equal(std::span<const uint8_t> a, std::span<const uint8_t> b) {
-  return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
+std::vector<RestCandidate> rest_candidates(std::span<const std::string> secrets,
+                                           std::string_view username) {
+  std::vector<RestCandidate> out;
+  out.reserve(2 * secrets.size());
+  for (size_t i = 0; i < secrets.size(); ++i)
+    for (const HashKind hash : {HashKind::kSha1, HashKind::kSha256})
+      out.push_back({i, hash, rest_password(secrets[i], username, hash == HashKind::kSha256)});
+  return out;
+}
+
+MintedCredential mint_rest(std::string_view secret, uint64_t expiry_unix_seconds,
+                           std::string_view id, HashKind hash, char separator) {
+  MintedCredential out;
+  out.username = std::to_string(expiry_unix_seconds);
+  if (!id.empty()) {
+    out.username += separator;
+    out.username += id;
+  }
+  out.password = rest_password(secret, out.username, hash == HashKind::kSha256);
+  return out;
 }
 
 }  // namespace culvert::crypto

@@ -1,61 +1,66 @@
 #include "crypto/stun_integrity.h"
 
-#include <array>
 #include <cstring>
 
-#include "crypto/credentials.h"
-#include "crypto/hmac.h"
+#include "crypto/bytes.h"
 #include "dataplane/base/endian.h"
 
 namespace culvert::crypto {
 
 namespace {
-
-using stun::AttributeSlot;
-
 constexpr size_t kAttributeHeader = 4;
-
-// The STUN header with its length field as it was when the attribute at `offset` was the last one.
-[[nodiscard]] std::array<uint8_t, stun::kHeaderSize> header_ending_at(const stun::Message& message,
-                                                                      size_t end) {
-  std::array<uint8_t, stun::kHeaderSize> header;
-  std::memcpy(header.data(), message.bytes().data(), header.size());
-  store_be16(header.data() + 2, static_cast<uint16_t>(end - stun::kHeaderSize));
-  return header;
 }
 
-template <class Mac, class Compute>
-[[nodiscard]] bool verify(const stun::Message& message, AttributeSlot slot, Compute&& compute) {
-  const std::span<const uint8_t> given = message.value(slot);
-  if (given.size() != std::tuple_size_v<Mac>) return false;
-  const size_t offset = message.offset(slot);
-  const auto header = header_ending_at(message, offset + kAttributeHeader + given.size());
-  const auto body =
-      message.bytes().subspan(stun::kHeaderSize, offset - stun::kHeaderSize);
-  const Mac expected = compute(std::span<const uint8_t>(header), body);
-  return constant_time_equal(given, expected);
+StunIntegrity::StunIntegrity() = default;
+
+bool StunIntegrity::verify(const stun::Message& message, std::span<const uint8_t> key) {
+  return message.has(stun::AttributeSlot::kMessageIntegritySha256) ? verify_sha256(message, key)
+                                                                   : verify_sha1(message, key);
 }
 
-}  // namespace
-
-bool verify_integrity(const stun::Message& message, std::span<const uint8_t> key) {
-  if (message.has(AttributeSlot::kMessageIntegritySha256)) {
-    return verify<Sha256Mac>(message, AttributeSlot::kMessageIntegritySha256,
-                             [&](auto header, auto body) { return hmac_sha256(key, header, body); });
-  }
-  if (!message.has(AttributeSlot::kMessageIntegrity)) return false;
-  return verify<Sha1Mac>(message, AttributeSlot::kMessageIntegrity,
-                         [&](auto header, auto body) { return hmac_sha1(key, header, body); });
+bool StunIntegrity::verify_sha1(const stun::Message& message, std::span<const uint8_t> key) {
+  return verify_with(sha1_, message, stun::AttributeSlot::kMessageIntegrity, key);
 }
 
-void add_integrity(stun::Builder& builder, std::span<const uint8_t> key) {
-  const auto covered = builder.cover(kAttributeHeader + std::tuple_size_v<Sha1Mac>);
-  builder.add(stun::Attribute::kMessageIntegrity, hmac_sha1(key, covered));
+bool StunIntegrity::verify_sha256(const stun::Message& message, std::span<const uint8_t> key) {
+  return verify_with(sha256_, message, stun::AttributeSlot::kMessageIntegritySha256, key);
 }
 
-void add_integrity_sha256(stun::Builder& builder, std::span<const uint8_t> key) {
-  const auto covered = builder.cover(kAttributeHeader + std::tuple_size_v<Sha256Mac>);
-  builder.add(stun::Attribute::kMessageIntegritySha256, hmac_sha256(key, covered));
+bool StunIntegrity::verify_with(Hmac& hmac, const stun::Message& message, stun::AttributeSlot slot,
+                                std::span<const uint8_t> key) {
+  const size_t at = message.offset(slot);
+  const std::span<const uint8_t> theirs = message.value(slot);
+  if (at == 0 || theirs.size() != hmac.size() || key.empty()) return false;
+  // The HMAC covers everything before the attribute, with a length field that ends behind it: the one in
+  // the message may count attributes that follow.
+  uint8_t header[stun::kHeaderSize];
+  std::memcpy(header, message.bytes().data(), sizeof header);
+  store_be16(header + 2, static_cast<uint16_t>(at + kAttributeHeader + hmac.size() - sizeof header));
+  uint8_t ours[kSha256Bytes];
+  hmac.compute(key, header, message.bytes().subspan(sizeof header, at - sizeof header), ours);
+  return constant_time_equal(theirs, {ours, hmac.size()});
+}
+
+void StunIntegrity::add_sha1(stun::Builder& builder, std::span<const uint8_t> key) {
+  add_with(sha1_, builder, stun::Attribute::kMessageIntegrity, key);
+}
+
+void StunIntegrity::add_sha256(stun::Builder& builder, std::span<const uint8_t> key) {
+  add_with(sha256_, builder, stun::Attribute::kMessageIntegritySha256, key);
+}
+
+void StunIntegrity::add_with(Hmac& hmac, stun::Builder& builder, stun::Attribute type,
+                             std::span<const uint8_t> key) {
+  uint8_t mac[kSha256Bytes];
+  hmac.compute(key, builder.cover(kAttributeHeader + hmac.size()), {}, mac);
+  builder.add(type, std::span<const uint8_t>(mac, hmac.size()));
+}
+
+StunIntegrity& thread_integrity() {
+  // Contexts are bound to their thread by nature; passing one through every caller would only invite
+  // sharing it.
+  static thread_local StunIntegrity integrity;
+  return integrity;
 }
 
 }  // namespace culvert::crypto

@@ -5,6 +5,7 @@
 #include <ctime>
 #include <utility>
 
+#include "config/cli.h"
 #include "control/logging.h"
 
 namespace culvert {

@@ -30,11 +30,6 @@ namespace culvert {
 
 class Logger;
 
-// What culvertd's exit status means.
-inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailure = 1;  // could not start, or cannot go on
-inline constexpr int kExitConfig = 2;   // configuration or flags are wrong: a restart will not help
-
 inline constexpr std::chrono::milliseconds kControlTick{100};
 // Polls in a row, each at most kMaxEventsPerPoll events a core, before sockets and signals get a turn.
 inline constexpr uint32_t kRoundsPerTurn = 8;

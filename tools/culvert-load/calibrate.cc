@@ -132,7 +132,7 @@ int calibrate(Options options) {
         result);
   }
   if (!ok) return 1;
-  if (!options.quiet) {
+  if (!options.quiet && options.json != "-") {
     print_summary(result);
     const auto& t = result.tally;
     const double tx = static_cast<double>(t.tx_ns) / static_cast<double>(std::max<uint64_t>(t.tx_datagrams, 1));

@@ -357,6 +357,8 @@ class BindingWorker final : public Worker {
       now = monotonic_ns();
       if (sent == 0 && got == 0) tally.idle_ns += now - began;
     }
+    while (pacer_.paced() && pacer_.due() < clock.measure_to && send_due(clock.measure_to - 1) != 0)
+      receive();
     tally.scheduled = pacer_.scheduled_in(clock.measure_to - clock.measure_from);
     for (const uint64_t end = now + kDrainNs; now < end; now = monotonic_ns()) receive();
   }

@@ -5,6 +5,8 @@
 #include <map>
 #include <random>
 
+#include "tools/stun_client/message.h"
+
 namespace culvert::load {
 namespace {
 
@@ -73,6 +75,7 @@ struct Raw {
   std::string server;
   std::vector<std::string> local;
   std::string peer_address;
+  std::string bare;
   bool unpaced = false;
   bool no_gro = false;
 };
@@ -99,8 +102,8 @@ void add_common(CLI::App* app, Options& o, Raw& raw) {
 }
 
 void add_credentials(CLI::App* app, Options& o) {
-  app->add_option("--user", o.user, "long-term credential")->required();
-  app->add_option("--password", o.password, "its password")->required();
+  app->add_option("--user", o.user, "long-term credential");
+  app->add_option("--password", o.password, "its password");
   app->add_option("--realm", o.realm, "refuse any other realm than this");
   app->add_flag("--rfc5389", o.rfc5389, "be an older client: MD5 and SHA-1 even where more is offered");
   app->add_option("--transport", o.transport, "to the server: udp")->capture_default_str();
@@ -132,6 +135,8 @@ void add_relay(CLI::App* app, Options& o, Raw& raw) {
       ->check(CLI::Range(1u, 60000u))
       ->capture_default_str();
   app->add_option("--peer-address", raw.peer_address, "where the peers are")->type_name("ADDRESS");
+  app->add_option("--bare", raw.bare,
+                  "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
   add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");
   add_choice(app, "--topology", o.topology, kTopologies, "who talks with whom");
   add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");
@@ -203,6 +208,23 @@ std::optional<std::string> check_shapes(Options& o) {
   return std::nullopt;
 }
 
+std::optional<std::string> check_bare(Options& o, const Raw& raw) {
+  const bool turn =
+      o.mode == Mode::kRelay || o.mode == Mode::kChurn || o.mode == Mode::kIdle;
+  if (raw.bare.empty()) {
+    if (turn && (o.user.empty() || o.password.empty()))
+      return "--user and --password are needed: TURN servers authenticate";
+    return std::nullopt;
+  }
+  o.bare = TransportAddress::parse(raw.bare);
+  if (!o.bare) return "--bare: '" + raw.bare + "' is not an ADDRESS:PORT";
+  if (o.threads != 1 || o.topology != Topology::kClientToPeer || o.encoding != Encoding::kChannel)
+    return "--bare knows one thread, --topology client-peer and --encoding channel";
+  if (o.clients > stun_client::kChannelLast - stun_client::kChannelFirst + 1u)
+    return "--bare tells clients apart by channel number: at most 4096 --clients";
+  return std::nullopt;
+}
+
 std::optional<std::string> check_addresses(Options& o, const Raw& raw) {
   if (o.mode == Mode::kCalibrate) {
     o.server = *TransportAddress::parse("127.0.0.1:0");
@@ -264,6 +286,7 @@ std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
   o.coalesce = !raw.no_gro;
   auto problem = check_shapes(o);
   if (!problem) problem = check_addresses(o, raw);
+  if (!problem) problem = check_bare(o, raw);
   if (problem) {
     std::fprintf(stderr, "culvert-load: %s\n", problem->c_str());
     exit_code = 2;

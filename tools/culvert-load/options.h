@@ -53,6 +53,8 @@ struct Options {
   uint64_t count = 0;  // hostile mode: datagrams to send; 0: until the time is over
   std::vector<IpAddress> local;
   std::optional<IpAddress> peer_address;
+  // The server is the bare loop of bench/macro/kernel_bound: no TURN; the first relayed port.
+  std::optional<TransportAddress> bare;
   uint64_t seed = 0;
   int server_pid = 0;
   std::string json;

@@ -21,6 +21,9 @@ constexpr size_t kPrefixRoom = 64;        // Send indication towards IPv6: 20 + 
 constexpr uint64_t kDrainNs = kSecond;    // waits at most so long for what is under way
 constexpr uint64_t kQuietNs = kSecond / 4;  // and stops when nothing came for so long
 constexpr uint64_t kMaintainNs = 1'000'000;
+constexpr uint64_t kLastSendsNs = 20'000'000;
+constexpr uint64_t kIntroductionNs = 5 * kSecond;
+constexpr uint64_t kIntroductionWaitNs = 2'000'000;
 constexpr uint16_t kChannel = stun_client::kChannelFirst;
 constexpr int kReceivesPerTurn = 16;  // before sending goes on, if they keep coming
 
@@ -63,6 +66,15 @@ class RelayWorker final : public Worker {
   }
   std::string open_peers();
   std::string bind_pairs();
+  std::string introduce();
+  void introduce_one(uint32_t client);
+  [[nodiscard]] TransportAddress relayed_address(size_t client) const {
+    if (!o_.bare) return pool_->clients()[client].turn.relayed()[0];
+    return {o_.bare->ip, static_cast<uint16_t>(o_.bare->port + client)};
+  }
+  [[nodiscard]] uint16_t channel_of(size_t client) const {
+    return static_cast<uint16_t>(kChannel + (o_.bare ? client : 0));
+  }
   void make_flows();
   void add_flow(Flow flow, size_t direction);
   Flow client_flow(size_t client, const TransportAddress& peer) const;
@@ -107,13 +119,59 @@ std::string RelayWorker::prepare() {
   pool_ = std::make_unique<ClientPool>(o_, *driver_, random_());
   if (error = open_peers(); !error.empty()) return error;
   if (error = pool_->open(share(o_.clients)); !error.empty()) return error;
-  if (o_.mode == Mode::kRelay) {
+  if (o_.mode == Mode::kRelay && !o_.bare) {
     if (error = pool_->allocate_all(); !error.empty()) return error;
     if (error = bind_pairs(); !error.empty()) return error;
   }
   make_flows();
   make_buffers();
+  return o_.bare ? introduce() : std::string();
+}
+
+// The bare loop learns both ends of a flow from what they send. Each end repeats its index until the
+// other has heard it, so that traffic begins with every flow known.
+std::string RelayWorker::introduce() {
+  const size_t count = pool_->clients().size();
+  std::vector<uint8_t> heard(count);  // bit 0: by the peer, bit 1: by the client
+  const auto hear = [&](Bytes payload, uint8_t by) {
+    uint32_t index = 0;
+    if (payload.size() != sizeof index) return;
+    std::memcpy(&index, payload.data(), sizeof index);
+    if (index < count) heard[index] = static_cast<uint8_t>(heard[index] | by);
+  };
+  const uint64_t give_up = monotonic_ns() + kIntroductionNs;
+  while (std::any_of(heard.begin(), heard.end(), [](uint8_t h) { return h != 3; })) {
+    if (monotonic_ns() > give_up) return "the bare loop at --server does not forward";
+    size_t introduced = 0;
+    for (uint32_t i = 0; i < count && introduced < kBatch; ++i) {
+      if (heard[i] == 3) continue;
+      introduce_one(i);
+      ++introduced;
+    }
+    for (auto items = driver_->receive(kIntroductionWaitNs); !items.empty();
+         items = driver_->receive(kIntroductionWaitNs)) {
+      for (const auto& item : items) {
+        const Bytes datagram{item.data, item.size};
+        const auto data = stun_client::parse_channel_data(datagram);
+        const bool at_peer = item.at < peers_.size();
+        if (at_peer) hear(datagram, 1);
+        if (!at_peer && data) hear(data->payload, 2);
+      }
+    }
+  }
   return {};
+}
+
+void RelayWorker::introduce_one(uint32_t client) {
+  const auto relayed = Destination::of(relayed_address(client));
+  std::array<uint8_t, 8> hello{};
+  const auto header = stun_client::channel_data_header(channel_of(client), sizeof client);
+  std::copy(header.begin(), header.end(), hello.begin());
+  std::memcpy(&hello[4], &client, sizeof client);
+  const TxItem from_client{pool_->clients()[client].endpoint, nullptr, hello.data(), 8, 0};
+  const TxItem from_peer{peers_[client % peers_.size()], &relayed, &hello[4], 4, 0};
+  driver_->send({&from_client, 1});
+  driver_->send({&from_peer, 1});
 }
 
 std::string RelayWorker::open_peers() {
@@ -163,7 +221,7 @@ Flow RelayWorker::client_flow(size_t client, const TransportAddress& peer) const
   Flow flow;
   flow.from = pool_->clients()[client].endpoint;
   if (o_.encoding == Encoding::kChannel) {
-    const auto header = stun_client::channel_data_header(kChannel, static_cast<uint16_t>(o_.size));
+    const auto header = stun_client::channel_data_header(channel_of(client), static_cast<uint16_t>(o_.size));
     std::copy(header.begin(), header.end(), flow.prefix.begin());
     flow.prefix_size = 4;
     return flow;
@@ -201,7 +259,7 @@ void RelayWorker::make_flows() {
     Flow flow;
     flow.from = peers_[peer];
     flow.has_destination = true;
-    flow.to = Destination::of(clients[i].turn.relayed()[0]);
+    flow.to = Destination::of(relayed_address(i));
     add_flow(flow, kToClientIndex);
   }
   // A seeded order mixes the directions. Flows of one peer socket then rarely follow each other,
@@ -369,6 +427,9 @@ void RelayWorker::traffic(const RunClock& clock) {
     }
     if (sent == 0 && got == 0) tally.idle_ns += now - turn_began;
   }
+  // The last few that were due before the end, and may have come due during the last turn.
+  const uint64_t until = clock.measure_to + kLastSendsNs;
+  while (interval_ns_ > 0 && now < until && send_due(now) != 0) now = monotonic_ns();
   if (interval_ns_ > 0)
     tally.scheduled = static_cast<uint64_t>(
         static_cast<double>(clock.measure_to - clock.measure_from) / interval_ns_ * o_.run_length);
@@ -389,7 +450,7 @@ void RelayWorker::finish() {
   tally.receive_drops = driver_->receive_drops();
   tally.send_refused = driver_->counters().send_refused;
   tally.errors += pool_->failures();
-  if (o_.mode == Mode::kRelay) pool_->release_all();
+  if (o_.mode == Mode::kRelay && !o_.bare) pool_->release_all();
 }
 
 }  // namespace

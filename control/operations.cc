@@ -8,7 +8,7 @@
 #include <optional>
 #include <utility>
 
-#include "control/auth.h"
+#include "crypto/credentials.h"
 
 namespace culvert {
 
@@ -384,12 +384,13 @@ void method_mint(const Context& c, const json& params, const RpcAnswer& answer) 
   const std::string user = params.value("user", "");
   const uint64_t expires = c->now().unix_seconds + params.value("ttl_seconds", uint64_t{86400});
   const bool sha256 = params.value("algorithm", "sha1") == "sha256";
-  const std::string username = std::to_string(expires) + (user.empty() ? "" : ":" + user);
-  if (username.size() > kMaxUserNameBytes)
+  const crypto::MintedCredential minted =
+      crypto::mint_rest(realm->secrets.front(), expires, user,
+                        sha256 ? crypto::HashKind::kSha256 : crypto::HashKind::kSha1);
+  if (minted.username.size() > kMaxUserNameBytes)
     return answer.error(RpcError::kInvalidParams, "\"user\" is too long");
-  answer.result({{"username", username},
-                 {"password", timed_password(realm->secrets.front(), username,
-                                             sha256 ? SecretHash::kSha256 : SecretHash::kSha1)},
+  answer.result({{"username", minted.username},
+                 {"password", minted.password},
                  {"realm", realm->name},
                  {"expires_unix_seconds", expires}});
 }

@@ -64,7 +64,7 @@ uint32_t effective_cores(const Config& config, const MachineResources& machine) 
 uint32_t allocations_per_core(uint32_t max_allocations, uint32_t cores) {
   if (cores <= 1) return max_allocations;
   const uint32_t share = (max_allocations + cores - 1) / cores;
-  return std::min(max_allocations, share + kCoreSlackSigmas * root_up(share));
+  return std::min(max_allocations, share + kCoreSlackSigmas * (root_up(share) + 1));
 }
 
 DerivedLimits derive(const Config& config, const ResourceCosts& costs,

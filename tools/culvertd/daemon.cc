@@ -1,0 +1,137 @@
+#include "tools/culvertd/daemon.h"
+
+#include <stdexcept>
+
+#include "config/print.h"
+#include "config/reload.h"
+#include "config/report.h"
+#include "control/snapshot_builder.h"
+
+namespace culvert {
+
+namespace {
+
+constexpr uint16_t kFirstUnprivilegedPort = 1024;
+
+void must_be_empty(const std::string& error) {
+  if (!error.empty()) throw std::runtime_error(error);
+}
+
+[[nodiscard]] DerivedLimits derive_and_raise(const Config& config) {
+  DerivedLimits derived = derive(config, resource_costs(config), read_machine_resources());
+  must_be_empty(raise_file_limit(derived.file_descriptors));
+  return derived;
+}
+
+[[nodiscard]] RingEngine::Options ring_options(const DerivedLimits& derived) {
+  RingEngine::Options options;
+  options.cores = static_cast<CoreId>(derived.cores);
+  options.command_slots = derived.command_ring_slots;
+  options.event_slots = derived.event_ring_slots;
+  return options;
+}
+
+}  // namespace
+
+Daemon::Daemon(CommandLine command_line, Config config)
+    : command_line_(std::move(command_line)),
+      config_(std::move(config)),
+      derived_(derive_and_raise(config_)),
+      log_(config_.log),
+      engine_(ring_options(derived_),
+              build_snapshot(config_, static_cast<CoreId>(derived_.cores), NonceKeys{})),
+      cores_(engine_, config_, derived_),
+      turn_(config_, engine_, random_, logging_hooks(log_), read_control_time()),
+      service_(service_parts()) {
+  AccountResult account = resolve_account(config_.run_as);
+  must_be_empty(account.error);
+  account_ = account.account;
+  service_.open(account_);
+}
+
+ServiceParts Daemon::service_parts() {
+  return ServiceParts{
+      turn_,
+      engine_,
+      LoopEngine{engine_.wake_fd(), [this] { return engine_.prepare_sleep(); },
+                 [this] { engine_.awake(); }},
+      log_,
+      [this]() -> const Config& { return config_; },
+      [this] { return to_toml(config_, false); },
+      [this] { return limits_json(); },
+      [this] { return reload(); },
+  };
+}
+
+int Daemon::run() {
+  for (const Diagnostic& warning : command_line_.warnings) log_.warning(warning.to_string());
+  drop_privileges_or_throw();
+  log_.start_writer();
+  service_.start_threads();
+  cores_.start(random_);
+  log_start();
+  const int status = service_.run();
+  cores_.stop();
+  return status;
+}
+
+void Daemon::drop_privileges_or_throw() {
+  PrivilegePlan plan;
+  plan.account = account_;
+  plan.keep_low_ports = config_.relay_port_low < kFirstUnprivilegedPort;
+  must_be_empty(drop_privileges(plan));
+}
+
+void Daemon::log_start() {
+  for (const ListenConfig& listener : config_.listeners)
+    log_.info("listening", {{"transport", "udp"},
+                            {"address", listener.address.to_string()},
+                            {"realm", config_.realms[listener.realm].name}});
+  for (const RelayAddressConfig& address : config_.relay_addresses)
+    log_.info("relaying", {{"address", address.bound.to_string()},
+                           {"advertised", address.advertised.to_string()}});
+  log_.info("started", {{"cores", derived_.cores},
+                        {"max_allocations", config_.limits.max_allocations},
+                        {"binding_limit", derived_.binding_limit().name},
+                        {"table_bytes", cores_.table_bytes()},
+                        {"privileges", describe_privileges()}});
+}
+
+nlohmann::json Daemon::limits_json() const {
+  nlohmann::json report =
+      nlohmann::json::parse(check_report_json(config_, derived_, command_line_.warnings));
+  return report;
+}
+
+// Compared as loaded, then expanded with today's interfaces; refused or applied as a whole.
+ReloadOutcome Daemon::reload() {
+  ReloadOutcome outcome;
+  const LoadedConfig loaded = load_config(command_line_, true);
+  for (const Diagnostic& error : loaded.errors) outcome.messages.push_back(error.to_string());
+  if (!loaded.config) return outcome;
+
+  const std::vector<Change> changes = diff_for_reload(command_line_.config, *loaded.config);
+  if (const auto refusal = refuse_reload(changes)) {
+    outcome.messages.push_back(*refusal);
+    return outcome;
+  }
+  // Listeners and relay addresses need a restart, so they stay as they were expanded at start.
+  Config wanted = *loaded.config;
+  wanted.listeners = config_.listeners;
+  wanted.relay_addresses = config_.relay_addresses;
+  if (const auto refusal = turn_.reload(wanted, read_control_time())) {
+    outcome.messages.push_back(*refusal);
+    return outcome;
+  }
+  command_line_.config = *loaded.config;
+  command_line_.warnings = loaded.warnings;
+  config_ = std::move(wanted);
+  log_.set_level(config_.log.level);
+  service_.loop().set_stop_grace(std::chrono::seconds(config_.stop_grace_seconds));
+  outcome.applied = true;
+  for (const Change& change : changes) outcome.messages.push_back("changed: " + change.key);
+  if (changes.empty()) outcome.messages.push_back("nothing changed");
+  return outcome;
+}
+
+}  // namespace culvert

@@ -41,17 +41,13 @@ constexpr std::array kFlags = {
              "Relay from here; ADVERTISED: public side of a 1:1 NAT"},
     FlagHelp{"--relay-ports", "LO-HI", kAddresses, "Relayed ports, both included"},
     FlagHelp{"--realm", "R", kWho, "Name of the default realm"},
-    FlagHelp{"--user", "NAME:PASSWORD", kWho,
-             "A user (others on this machine can see it)"},
-    FlagHelp{"--secret", "S", kWho,
-             "Secret of time-limited credentials; at most two"},
+    FlagHelp{"--user", "NAME:PASSWORD", kWho, "A user (others on this machine can see it)"},
+    FlagHelp{"--secret", "S", kWho, "Secret of time-limited credentials; at most two"},
     FlagHelp{"--user-quota", "N", kWho, "Allocations one user may hold at once; 0: unlimited"},
-    FlagHelp{"--allow-peer", "CIDR", kPeers,
-             "Let clients reach this network all the same"},
+    FlagHelp{"--allow-peer", "CIDR", kPeers, "Let clients reach this network all the same"},
     FlagHelp{"--deny-peer", "CIDR", kPeers, "Refuse this network too"},
     FlagHelp{"--max-allocations", "N", kLimits, "Allocations at once"},
-    FlagHelp{"--reply-budget", "B", kLimits,
-             "Rate for unauthenticated replies, such as 16MB/s"},
+    FlagHelp{"--reply-budget", "B", kLimits, "Rate for unauthenticated replies, such as 16MB/s"},
     FlagHelp{"--driver", "NAME", kOperation, "How datagrams get in and out: sockets"},
     FlagHelp{"--cores", "N", kOperation, "Forwarding threads; 0: one for each CPU"},
     FlagHelp{"--control-socket", "PATH", kOperation, "Socket for culvertctl, or off"},
@@ -60,7 +56,7 @@ constexpr std::array kFlags = {
 };
 
 constexpr std::string_view kFooter =
-    R"(A flag overrides the same key of the file; flags with ... may be repeated, and then replace the
+    R"(A flag overrides the same key of the file; flags with ... may be repeated, and replace the
 file's whole list.
 Rates are bytes per second or carry a unit: 500kB/s, 10MB/s, 80Mbit/s.
 Every key: culvertd default-config. The flags repeat its most used ones.
@@ -160,10 +156,12 @@ void define(CLI::App& app, Invocation& to) {
 }
 
 // What no option took. A word after an unknown flag is taken for its value.
-void complain_about_extras(const std::vector<std::string>& extras, std::vector<Diagnostic>& errors) {
-  std::vector<std::string_view> known = {"--config", "--print-config", "--show-secrets", "--json",
-                                         "--markdown", "--help", "--version"};
-  for (const FlagHelp& flag : kFlags) known.push_back(flag.flag);
+void complain_about_extras(const std::vector<std::string>& extras,
+                           std::vector<Diagnostic>& errors) {
+  std::vector<std::string_view> known = {"--config",   "--print-config", "--show-secrets", "--json",
+                                         "--markdown", "--help",         "--version"};
+  for (const FlagHelp& flag : kFlags)
+    known.push_back(flag.flag);
   constexpr std::array<std::string_view, 2> kCommands = {"check-config", "default-config"};
   bool after_flag = false;
   for (const std::string& extra : extras) {
@@ -173,8 +171,7 @@ void complain_about_extras(const std::vector<std::string>& extras, std::vector<D
       continue;
     }
     const std::string name = extra.substr(0, extra.find('='));
-    const std::string_view near =
-        flag ? closest(name, known) : closest(name, std::span(kCommands));
+    const std::string_view near = flag ? closest(name, known) : closest(name, std::span(kCommands));
     errors.push_back(usage_error(name, flag ? "unknown flag" : "unexpected word",
                                  near.empty() ? "culvertd --help lists what there is"
                                               : "did you mean " + std::string(near) + "?"));
@@ -190,10 +187,11 @@ void collect_overrides(const Given& given, CommandLine& out) {
     Value value = Value::flag(flag.flag, values.front());
     if (repeatable(*key)) {
       value.kind = Value::Kind::kList;
-      for (const std::string& text : values) value.items.push_back(Value::flag(flag.flag, text));
+      for (const std::string& text : values)
+        value.items.push_back(Value::flag(flag.flag, text));
     } else if (values.size() > 1) {
-      out.errors.push_back(usage_error(flag.flag, "given " + std::to_string(values.size()) + " times",
-                                       "give it once"));
+      out.errors.push_back(usage_error(
+          flag.flag, "given " + std::to_string(values.size()) + " times", "give it once"));
     }
     out.overrides.push_back({std::string(key->section), std::string(key->name), std::move(value)});
   }
@@ -269,9 +267,10 @@ LoadedConfig load_config(const CommandLine& command_line, bool must_serve) {
 CommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine out;
   Invocation invocation;
-  CLI::App app("culvertd: a STUN and TURN relay. Runs in the foreground and logs \"ready\" when it "
-               "serves.",
-               "culvertd");
+  CLI::App app(
+      "culvertd: a STUN and TURN relay. Runs in the foreground and logs \"ready\" when it "
+      "serves.",
+      "culvertd");
   define(app, invocation);
   if (!run_parser(app, argc, argv, out)) return out;
 

@@ -1,7 +1,7 @@
-// culvertd's command line: what to do, and the configuration that the file and the flags make together.
-// A flag overrides the file's value of its key, lists included; --realm, --user and --secret are about the
-// default realm. main prints `text` or the diagnostics, and returns `exit_code` where there is nothing to
-// run. load_config() runs again for a reload.
+// culvertd's command line: what to do, and the configuration that the file and the flags make
+// together. A flag overrides the file's value of its key, lists included; --realm, --user and
+// --secret are about the default realm. main prints `text` or the diagnostics, and returns
+// `exit_code` where there is nothing to run. load_config() runs again for a reload.
 #pragma once
 
 #include <optional>
@@ -61,8 +61,8 @@ struct LoadedConfig {
   Origins origins;
 };
 
-// The file (if any), then the flags over it, then the checks; with `must_serve`, also that there are
-// accounts. Also what a reload calls with the command line the daemon was started with.
+// The file (if any), then the flags over it, then the checks; with `must_serve`, also that there
+// are accounts. Also what a reload calls with the command line the daemon was started with.
 [[nodiscard]] LoadedConfig load_config(const CommandLine& command_line, bool must_serve);
 
 // Applies flags to a configuration that has at least one realm. Errors are appended.

@@ -38,14 +38,15 @@ inline constexpr size_t kMaxRealms = 64;          // as many as listeners: each 
 inline constexpr size_t kMaxRelayAddresses = 64;  // leaves 192 of kMaxLocalAddresses to listeners
 inline constexpr size_t kMaxPeerRules = 4096;     // deny and allow together
 inline constexpr size_t kMaxUserNameBytes =
-    508;  // RFC 8489 14.3: USERNAME is shorter than 509 bytes
+    508;                                       // RFC 8489 14.3: USERNAME is shorter than 509 bytes
 inline constexpr size_t kMaxRealmBytes = 127;  // RFC 8489 14.9: fewer than 128 characters
 inline constexpr size_t kMaxPasswordBytes = 512;
 inline constexpr size_t kMaxSecretBytes = 512;
 inline constexpr size_t kMaxSoftwareBytes = 127;  // RFC 8489 14.14: fewer than 128 characters
 
-// Reply budget, bytes out minus bytes in, per second. A bucket saves 10 s of it: 1.28 MB per prefix pays
-// 10,000 challenges of 96 bytes at once, before any is refunded (docs/limits.md, "Reply budget").
+// Reply budget, bytes out minus bytes in, per second. A bucket saves 10 s of it: 1.28 MB per prefix
+// pays 10,000 challenges of 96 bytes at once, before any is refunded (docs/limits.md, "Reply
+// budget").
 inline constexpr uint64_t kDefaultReplyPerPrefix = 128'000;
 inline constexpr uint64_t kDefaultReplyTotal = 16'000'000;
 inline constexpr uint32_t kDefaultBadNoncePerSecond = 2000;

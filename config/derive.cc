@@ -17,7 +17,8 @@ namespace {
 // Least r with r * r >= n.
 [[nodiscard]] uint32_t root_up(uint32_t n) {
   uint32_t r = 0;
-  while (uint64_t{r} * r < n) ++r;
+  while (uint64_t{r} * r < n)
+    ++r;
   return r;
 }
 
@@ -79,17 +80,16 @@ DerivedLimits derive(const Config& config, const ResourceCosts& costs,
 
   const bool both = out.relay_ports_ipv4 != 0 && out.relay_ports_ipv6 != 0;
   const uint64_t ports_each = both ? 2 : 1;  // an allocation may ask for both families
-  const uint64_t fds_fixed = kOtherFileDescriptors + config.listeners.size() * out.cores *
-                                                         costs.fds_per_listener_and_core;
+  const uint64_t fds_fixed =
+      kOtherFileDescriptors + config.listeners.size() * out.cores * costs.fds_per_listener_and_core;
   const uint64_t fds_each = ports_each * costs.fds_per_relayed_port;
   const uint64_t all_ports = out.relay_ports_ipv4 + out.relay_ports_ipv6;
   out.file_descriptors =
       fds_fixed + std::min(wanted * ports_each, all_ports) * costs.fds_per_relayed_port;
 
-  const uint64_t rings = sizeof(uint64_t) * 8 *
-                         (uint64_t{out.command_ring_slots} + out.event_ring_slots);
-  const uint64_t memory_fixed =
-      costs.bytes_fixed + out.cores * (costs.bytes_per_core + rings);
+  const uint64_t rings =
+      sizeof(uint64_t) * 8 * (uint64_t{out.command_ring_slots} + out.event_ring_slots);
+  const uint64_t memory_fixed = costs.bytes_fixed + out.cores * (costs.bytes_per_core + rings);
   const uint64_t entries = uint64_t{out.per_core_allocations} * out.cores;
   out.memory_bytes = memory_fixed + entries * costs.bytes_per_allocation;
 
@@ -98,9 +98,9 @@ DerivedLimits derive(const Config& config, const ResourceCosts& costs,
   const uint64_t ports = both ? std::min(out.relay_ports_ipv4, out.relay_ports_ipv6) : all_ports;
   out.bounds.push_back({"relayed ports", ports,
                         std::to_string(range) + " ports on each of " +
-                            std::to_string(config.relay_addresses.size()) +
-                            " relay addresses, " + std::to_string(out.relay_ports_ipv4) +
-                            " IPv4 and " + std::to_string(out.relay_ports_ipv6) + " IPv6",
+                            std::to_string(config.relay_addresses.size()) + " relay addresses, " +
+                            std::to_string(out.relay_ports_ipv4) + " IPv4 and " +
+                            std::to_string(out.relay_ports_ipv6) + " IPv6",
                         "widen relay.ports or add a relay address"});
   // Where every port has its descriptor, descriptors do not bind; ports do.
   const bool fds_for_all_ports =
@@ -116,13 +116,13 @@ DerivedLimits derive(const Config& config, const ResourceCosts& costs,
        "raise the hard limit (LimitNOFILE= in the unit, ulimit -Hn in a shell)"});
   // What an allocation costs with the room that cores keep for an uneven spread.
   const uint64_t bytes_each = (entries * costs.bytes_per_allocation + wanted - 1) / wanted;
-  out.bounds.push_back({"memory", divide_after(machine.memory_bytes, memory_fixed, bytes_each),
-                        format_bytes(out.memory_bytes) + " taken at start of " +
-                            (machine.memory_bytes == UINT64_MAX
-                                 ? std::string("an unknown amount")
-                                 : format_bytes(machine.memory_bytes)) +
-                            " available, " + std::to_string(bytes_each) + " bytes an allocation",
-                        "add memory, or lower limits.max_allocations"});
+  out.bounds.push_back(
+      {"memory", divide_after(machine.memory_bytes, memory_fixed, bytes_each),
+       format_bytes(out.memory_bytes) + " taken at start of " +
+           (machine.memory_bytes == UINT64_MAX ? std::string("an unknown amount")
+                                               : format_bytes(machine.memory_bytes)) +
+           " available, " + std::to_string(bytes_each) + " bytes an allocation",
+       "add memory, or lower limits.max_allocations"});
   for (size_t i = 1; i < out.bounds.size(); ++i)
     if (out.bounds[i].allocations < out.bounds[out.binding].allocations) out.binding = i;
   return out;

@@ -1,5 +1,5 @@
-// What is wrong with a configuration, said so that the reader can mend it: where, which key, what is wrong,
-// what to do. Diagnostics are collected, not thrown: one run shows every mistake.
+// What is wrong with a configuration, said so that the reader can mend it: where, which key, what
+// is wrong, what to do. Diagnostics are collected, not thrown: one run shows every mistake.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace culvert {
 
-// Where a value came from. line 0: a flag, whose name is in `file` ("--listen"), or the defaults (empty).
+// Where a value came from. line 0: a flag, whose name is in `file` ("--listen"), or the defaults
+// (empty).
 struct Origin {
   std::string file;
   uint32_t line = 0;
@@ -33,14 +34,15 @@ struct Diagnostic {
   [[nodiscard]] std::string to_string() const;
 };
 
-[[nodiscard]] Diagnostic make_diagnostic(const Origin& origin, std::string_view key, std::string problem,
-                                         std::string fix);
+[[nodiscard]] Diagnostic make_diagnostic(const Origin& origin, std::string_view key,
+                                         std::string problem, std::string fix);
 
 // By file position, flags last; equal ones once.
 void sort_diagnostics(std::vector<Diagnostic>& diagnostics);
 
-// The candidate with the least edit distance (Damerau, restricted) to `word` if that is small enough to
-// be a slip: at most 2, or a third of the word. Empty: none. Candidates of a few dozen short words.
+// The candidate with the least edit distance (Damerau, restricted) to `word` if that is small
+// enough to be a slip: at most 2, or a third of the word. Empty: none. Candidates of a few dozen
+// short words.
 [[nodiscard]] std::string_view closest(std::string_view word,
                                        std::span<const std::string_view> candidates);
 

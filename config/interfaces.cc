@@ -32,8 +32,8 @@ namespace {
   return std::nullopt;
 }
 
-// Connecting a UDP socket sends nothing, but makes the kernel choose a route and a source address. The
-// destinations are from the documentation networks, which are on no local network.
+// Connecting a UDP socket sends nothing, but makes the kernel choose a route and a source address.
+// The destinations are from the documentation networks, which are on no local network.
 [[nodiscard]] std::optional<IpAddress> route_source(Family family) {
   const bool v4 = family == Family::kIpv4;
   const int fd = ::socket(v4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -57,7 +57,8 @@ namespace {
     length = sizeof in;
   }
   std::optional<IpAddress> source;
-  if (::connect(fd, static_cast<const sockaddr*>(static_cast<const void*>(&address)), length) == 0) {
+  if (::connect(fd, static_cast<const sockaddr*>(static_cast<const void*>(&address)), length) ==
+      0) {
     sockaddr_storage own{};
     length = sizeof own;
     if (::getsockname(fd, static_cast<sockaddr*>(static_cast<void*>(&own)), &length) == 0)
@@ -68,9 +69,8 @@ namespace {
 }
 
 [[nodiscard]] bool is_wildcard(const IpAddress& ip) {
-  return ip == IpAddress::v4(0) ||
-         (ip.is_v6() &&
-          std::all_of(ip.bytes.begin(), ip.bytes.end(), [](uint8_t b) { return b == 0; }));
+  return ip == IpAddress::v4(0) || (ip.is_v6() && std::all_of(ip.bytes.begin(), ip.bytes.end(),
+                                                              [](uint8_t b) { return b == 0; }));
 }
 
 [[nodiscard]] bool listens(const Config& config, const TransportAddress& address) {
@@ -98,7 +98,8 @@ void add_relays(Config& config, Family family, const std::vector<ListenConfig>& 
     if (preferred_listens) first = preferred;
     if (first) chosen.push_back(*first);
   }
-  for (const IpAddress& ip : chosen) config.relay_addresses.push_back({ip, ip});
+  for (const IpAddress& ip : chosen)
+    config.relay_addresses.push_back({ip, ip});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// See parse.h. The only file that knows the TOML library: it turns the document into Values, walks the
-// key table over them, and leaves meaning to schema.cc and validate.cc.
+// See parse.h. The only file that knows the TOML library: it turns the document into Values, walks
+// the key table over them, and leaves meaning to schema.cc and validate.cc.
 #include "config/parse.h"
 
 #include <toml++/toml.h>
@@ -38,7 +38,8 @@ namespace {
     value.boolean = boolean->get();
   } else if (const auto* list = node.as_array()) {
     value.kind = Value::Kind::kList;
-    for (const toml::node& item : *list) value.items.push_back(to_value(item, filename));
+    for (const toml::node& item : *list)
+      value.items.push_back(to_value(item, filename));
   } else if (const auto* table = node.as_table()) {
     value.kind = Value::Kind::kTable;
     for (const auto& [name, item] : *table) {
@@ -93,7 +94,8 @@ class Reader {
     };
     config_.listeners.resize(count(listeners));
     config_.realms.resize(std::max<size_t>(count(realms), 1));
-    for (RealmConfig& realm : config_.realms) realm.name = kDefaultRealm;
+    for (RealmConfig& realm : config_.realms)
+      realm.name = kDefaultRealm;
   }
 
   void read_section(const SectionInfo& section, const Value& document) {
@@ -113,9 +115,8 @@ class Reader {
       return;
     }
     const bool tables = value->kind == Value::Kind::kList &&
-                        std::all_of(value->items.begin(), value->items.end(), [](const Value& v) {
-                          return v.kind == Value::Kind::kTable;
-                        });
+                        std::all_of(value->items.begin(), value->items.end(),
+                                    [](const Value& v) { return v.kind == Value::Kind::kTable; });
     if (!tables) {
       complain(value->origin, section.name, "may be given several times and is a list of tables",
                "write [[" + std::string(section.name) + "]] with two brackets");

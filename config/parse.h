@@ -1,6 +1,6 @@
-// From TOML text to a Config. Every mistake in the text is reported at once, each with its line, its key
-// and what to do; a Config comes out only when there is none. Nothing is read from the machine but the
-// file itself. Cost: milliseconds for thousands of users; control-plane only.
+// From TOML text to a Config. Every mistake in the text is reported at once, each with its line,
+// its key and what to do; a Config comes out only when there is none. Nothing is read from the
+// machine but the file itself. Cost: milliseconds for thousands of users; control-plane only.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,8 @@ inline constexpr size_t kMaxConfigBytes = 16u << 20;
 inline constexpr std::string_view kDefaultRealm = "culvert";
 
 struct ParseResult {
-  std::optional<Config> config;  // with at least one realm; consistent (validate.h), maybe incomplete
+  std::optional<Config>
+      config;  // with at least one realm; consistent (validate.h), maybe incomplete
   std::vector<Diagnostic> errors;
   Origins origins;  // of the keys that were given
 };

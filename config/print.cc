@@ -21,15 +21,19 @@ void append_comment(std::string& out, std::string_view text) {
     }
     out += "# " + std::string(text.substr(0, cut)) + "\n";
     text.remove_prefix(cut);
-    while (text.starts_with(' ')) text.remove_prefix(1);
+    while (text.starts_with(' '))
+      text.remove_prefix(1);
   }
 }
 
 [[nodiscard]] size_t element_count(const SectionInfo& section, const Config& config) {
   switch (section.repeats) {
-    case Repeats::kListen: return config.listeners.size();
-    case Repeats::kRealm: return config.realms.size();
-    case Repeats::kOnce: break;
+    case Repeats::kListen:
+      return config.listeners.size();
+    case Repeats::kRealm:
+      return config.realms.size();
+    case Repeats::kOnce:
+      break;
   }
   return 1;
 }
@@ -98,13 +102,15 @@ std::string to_toml(const Config& config, bool show_secrets) {
 std::string default_config_text() {
   const Config sample = sample_config();
   std::string out;
-  append_comment(out,
-                 "The configuration of culvertd. Every key stands here with its default; lines that "
-                 "begin with # and no space are examples. Check a file with: culvertd check-config "
-                 "--config FILE");
-  append_comment(out,
-                 "Durations are whole seconds or \"30s\", \"10m\", \"1h\". Rates are bytes per second "
-                 "or \"500kB/s\", \"10MB/s\", \"1MiB/s\", \"80Mbit/s\".");
+  append_comment(
+      out,
+      "The configuration of culvertd. Every key stands here with its default; lines that "
+      "begin with # and no space are examples. Check a file with: culvertd check-config "
+      "--config FILE");
+  append_comment(
+      out,
+      "Durations are whole seconds or \"30s\", \"10m\", \"1h\". Rates are bytes per second "
+      "or \"500kB/s\", \"10MB/s\", \"1MiB/s\", \"80Mbit/s\".");
   for (const SectionInfo& section : config_sections()) {
     const bool example = section.repeats != Repeats::kOnce;
     out += "\n";
@@ -128,7 +134,7 @@ std::string key_reference_markdown() {
   for (const SectionInfo& section : config_sections()) {
     const std::string name(section.name);
     out += "### " +
-           (section.name.empty()               ? std::string("Before any section")
+           (section.name.empty()                ? std::string("Before any section")
             : section.repeats == Repeats::kOnce ? "`[" + name + "]`"
                                                 : "`[[" + name + "]]`") +
            "\n\n" + std::string(section.doc) +

@@ -9,9 +9,12 @@ namespace {
 
 [[nodiscard]] size_t count_of(Repeats repeats, const Config& config) {
   switch (repeats) {
-    case Repeats::kListen: return config.listeners.size();
-    case Repeats::kRealm: return config.realms.size();
-    case Repeats::kOnce: break;
+    case Repeats::kListen:
+      return config.listeners.size();
+    case Repeats::kRealm:
+      return config.realms.size();
+    case Repeats::kOnce:
+      break;
   }
   return 1;
 }

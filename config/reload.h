@@ -1,6 +1,6 @@
-// What changed between the running configuration and a new one, key by key, and whether a reload may
-// bring it about. Compare configurations as they were loaded, before wildcards are expanded: what the
-// machine's interfaces do in between is no change of the configuration.
+// What changed between the running configuration and a new one, key by key, and whether a reload
+// may bring it about. Compare configurations as they were loaded, before wildcards are expanded:
+// what the machine's interfaces do in between is no change of the configuration.
 #pragma once
 
 #include <optional>
@@ -18,8 +18,8 @@ struct Change {
   friend bool operator==(const Change&, const Change&) = default;
 };
 
-// In the order of the key table. Realms and listeners are compared place by place; one more or fewer is a
-// change of `realm.name` or `listen.address`.
+// In the order of the key table. Realms and listeners are compared place by place; one more or
+// fewer is a change of `realm.name` or `listen.address`.
 [[nodiscard]] std::vector<Change> diff_for_reload(const Config& running, const Config& wanted);
 
 // The sentence that refuses a reload, naming every key that needs a restart; nullopt: all are live.

@@ -70,7 +70,8 @@ std::string userhash_reason(const RealmConfig& realm) {
 std::string check_report_text(const Config& config, const DerivedLimits& limits,
                               const std::vector<Diagnostic>& warnings) {
   std::string out;
-  for (const Diagnostic& warning : warnings) out += "warning: " + warning.to_string() + "\n";
+  for (const Diagnostic& warning : warnings)
+    out += "warning: " + warning.to_string() + "\n";
   out += "configuration: ok\n\nlisteners:\n";
   for (const ListenConfig& l : config.listeners)
     out += "  udp " + l.address.to_string() + "  realm " + config.realms[l.realm].name + "\n";
@@ -163,8 +164,8 @@ std::optional<Diagnostic> file_mode_warning(const std::string& path, const Confi
   struct stat info {};
   if (!holds_secrets || ::stat(path.c_str(), &info) != 0 || (info.st_mode & S_IROTH) == 0)
     return std::nullopt;
-  return Diagnostic{path, 0, 0, {}, "everyone on this machine can read the passwords in it",
-                    "chmod o-r " + path};
+  return Diagnostic{
+      path, 0, 0, {}, "everyone on this machine can read the passwords in it", "chmod o-r " + path};
 }
 
 }  // namespace culvert

@@ -1,5 +1,6 @@
-// What check-config prints: whether the configuration is good, what follows from it, which limit binds,
-// and what each realm offers. For people, and as one JSON object for scripts. No secrets in either.
+// What check-config prints: whether the configuration is good, what follows from it, which limit
+// binds, and what each realm offers. For people, and as one JSON object for scripts. No secrets in
+// either.
 #pragma once
 
 #include <optional>

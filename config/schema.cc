@@ -1,5 +1,5 @@
-// See schema.h. A key's line in the table holds everything about it; what reads and writes its value is a
-// template over an accessor, so adding a key is adding a line.
+// See schema.h. A key's line in the table holds everything about it; what reads and writes its
+// value is a template over an accessor, so adding a key is adding a line.
 #include "config/schema.h"
 
 #include <algorithm>
@@ -33,7 +33,8 @@ void complain(Errors& errors, const KeyInfo& key, const Origin& origin, std::str
   if (text.size() <= kMaxQuoted) return toml_quote(text);
   size_t cut = kMaxQuoted;
   // Not inside a character.
-  while (cut > 0 && (static_cast<uint8_t>(text[cut]) & 0xc0) == 0x80) --cut;
+  while (cut > 0 && (static_cast<uint8_t>(text[cut]) & 0xc0) == 0x80)
+    --cut;
   return toml_quote(std::string(text.substr(0, cut)) + "...");
 }
 
@@ -41,8 +42,8 @@ void complain(Errors& errors, const KeyInfo& key, const Origin& origin, std::str
 
 [[nodiscard]] bool expect_string(const KeyInfo& key, const Value& value, Errors& errors) {
   if (value.kind == Value::Kind::kString) return true;
-  complain(errors, key, value.origin,
-           "must be a string, is " + std::string(value.kind_name()), "put it in double quotes");
+  complain(errors, key, value.origin, "must be a string, is " + std::string(value.kind_name()),
+           "put it in double quotes");
   return false;
 }
 
@@ -55,8 +56,7 @@ void complain(Errors& errors, const KeyInfo& key, const Origin& origin, std::str
     return false;
   }
   if (text.size() > max_bytes) {
-    complain(errors, key, origin,
-             subject + " is " + std::to_string(text.size()) + " bytes long",
+    complain(errors, key, origin, subject + " is " + std::to_string(text.size()) + " bytes long",
              "the longest is " + std::to_string(max_bytes) + " bytes");
     return false;
   }
@@ -80,27 +80,36 @@ enum class NumberKind : uint8_t { kPlain, kDuration, kRate };
 
 [[nodiscard]] std::string format_number(const KeyInfo& key, uint64_t number) {
   switch (kind_of(key)) {
-    case NumberKind::kDuration: return format_duration(number);
-    case NumberKind::kRate: return format_rate(number);
-    case NumberKind::kPlain: break;
+    case NumberKind::kDuration:
+      return format_duration(number);
+    case NumberKind::kRate:
+      return format_rate(number);
+    case NumberKind::kPlain:
+      break;
   }
   return std::to_string(number);
 }
 
 [[nodiscard]] std::string_view number_help(NumberKind kind) {
   switch (kind) {
-    case NumberKind::kDuration: return kDurationHelp;
-    case NumberKind::kRate: return kRateHelp;
-    case NumberKind::kPlain: break;
+    case NumberKind::kDuration:
+      return kDurationHelp;
+    case NumberKind::kRate:
+      return kRateHelp;
+    case NumberKind::kPlain:
+      break;
   }
   return "give a whole number";
 }
 
 [[nodiscard]] std::optional<uint64_t> parse_number_text(NumberKind kind, std::string_view text) {
   switch (kind) {
-    case NumberKind::kDuration: return parse_duration(text);
-    case NumberKind::kRate: return parse_rate(text);
-    case NumberKind::kPlain: break;
+    case NumberKind::kDuration:
+      return parse_duration(text);
+    case NumberKind::kRate:
+      return parse_rate(text);
+    case NumberKind::kPlain:
+      break;
   }
   return parse_whole_number(text);
 }
@@ -119,8 +128,8 @@ enum class NumberKind : uint8_t { kPlain, kDuration, kRate };
     shown = quoted(value.text);
     number = parse_number_text(kind, value.text);
     if (!number) {
-      complain(errors, key, value.origin,
-               shown + " is not a " + std::string(key.type), std::string(number_help(kind)));
+      complain(errors, key, value.origin, shown + " is not a " + std::string(key.type),
+               std::string(number_help(kind)));
       return std::nullopt;
     }
   } else {
@@ -251,7 +260,8 @@ struct Word {
 template <class List, class Format>
 [[nodiscard]] std::string write_list(const List& list, Format format) {
   std::string out = "[";
-  for (const auto& item : list) out += (out.size() == 1 ? "" : ", ") + toml_quote(format(item));
+  for (const auto& item : list)
+    out += (out.size() == 1 ? "" : ", ") + toml_quote(format(item));
   return out + "]";
 }
 
@@ -314,8 +324,8 @@ std::string write_ports(const Config& config, size_t, bool) {
 
 // ------------------------------------------------------------ addresses
 
-[[nodiscard]] std::optional<TransportAddress> read_transport(const KeyInfo& key,
-                                                             const Value& value, Errors& errors) {
+[[nodiscard]] std::optional<TransportAddress> read_transport(const KeyInfo& key, const Value& value,
+                                                             Errors& errors) {
   if (!expect_string(key, value, errors)) return std::nullopt;
   const auto address = TransportAddress::parse(value.text);
   if (!address) {
@@ -548,7 +558,8 @@ void read_mode(const KeyInfo& key, const Value& value, Config& config, size_t, E
                      value.text.find_first_not_of("01234567") == std::string::npos;
   uint32_t mode = 0;
   if (octal)
-    for (const char c : value.text) mode = mode * 8 + static_cast<uint32_t>(c - '0');
+    for (const char c : value.text)
+      mode = mode * 8 + static_cast<uint32_t>(c - '0');
   if (!octal || mode > 0777) {
     complain(errors, key, value.origin, quoted(value.text) + " is not a file mode",
              "write three octal digits in quotes, such as \"0660\"");
@@ -564,14 +575,21 @@ void read_mode(const KeyInfo& key, const Value& value, Config& config, size_t, E
 std::string write_mode(const Config& config, size_t, bool) {
   const uint32_t mode = config.control_socket.mode;
   std::string out = "0";
-  for (const uint32_t shift : {6u, 3u, 0u}) out += static_cast<char>('0' + ((mode >> shift) & 7));
+  for (const uint32_t shift : {6u, 3u, 0u})
+    out += static_cast<char>('0' + ((mode >> shift) & 7));
   return toml_quote(out);
 }
 
 // ------------------------------------------------------------ the table
 
-#define AT(member) [](auto& c, size_t) -> auto& { return c.member; }
-#define IN_REALM(member) [](auto& c, size_t i) -> auto& { return c.realms[i].member; }
+#define AT(member)               \
+  [](auto& c, size_t) -> auto& { \
+    return c.member;             \
+  }
+#define IN_REALM(member)           \
+  [](auto& c, size_t i) -> auto& { \
+    return c.realms[i].member;     \
+  }
 
 constexpr size_t kMaxPathBytes = 4095;   // PATH_MAX without the closing zero
 constexpr size_t kMaxAccountBytes = 32;  // of useradd
@@ -626,8 +644,7 @@ constexpr std::array kSections = {
                 "loopback, private, link-local, multicast and the other special networks (in "
                 "docs/threat_model.md). The longest matching prefix decides; where an allow and a "
                 "deny are equally long, allow wins."},
-    SectionInfo{"control_socket", Repeats::kOnce,
-                "The Unix socket that culvertctl speaks to."},
+    SectionInfo{"control_socket", Repeats::kOnce, "The Unix socket that culvertctl speaks to."},
     SectionInfo{"metrics", Repeats::kOnce, "Prometheus metrics and /healthz over HTTP."},
     SectionInfo{"log", Repeats::kOnce, "What is logged, how, and where to."},
     SectionInfo{"run_as", Repeats::kOnce,
@@ -635,216 +652,397 @@ constexpr std::array kSections = {
 };
 
 constexpr std::array kKeys = {
-    KeyInfo{.section = "", .name = "driver", .type = "string", .range = "\"sockets\"",
-            .flag = "--driver", .reload = Reload::kRestart,
+    KeyInfo{.section = "",
+            .name = "driver",
+            .type = "string",
+            .range = "\"sockets\"",
+            .flag = "--driver",
+            .reload = Reload::kRestart,
             .doc = "How datagrams get in and out. \"sockets\" uses the kernel's UDP sockets, runs "
                    "anywhere and needs no privileges.",
-            .read = read_driver, .write = DriverKey::write},
-    KeyInfo{.section = "", .name = "cores", .type = "number", .low = 1, .high = kMaxCores,
-            .zero = "one for each CPU", .flag = "--cores", .reload = Reload::kRestart,
+            .read = read_driver,
+            .write = DriverKey::write},
+    KeyInfo{.section = "",
+            .name = "cores",
+            .type = "number",
+            .low = 1,
+            .high = kMaxCores,
+            .zero = "one for each CPU",
+            .flag = "--cores",
+            .reload = Reload::kRestart,
             .doc = "Threads that forward datagrams, each with its own table. One serves hundreds "
                    "of thousands of datagrams a second; more than there are CPUs only costs.",
-            .read = CoresKey::read, .write = CoresKey::write},
-    KeyInfo{.section = "", .name = "stop_grace", .type = "duration", .low = 0, .high = 3600,
+            .read = CoresKey::read,
+            .write = CoresKey::write},
+    KeyInfo{.section = "",
+            .name = "stop_grace",
+            .type = "duration",
+            .low = 0,
+            .high = 3600,
             .reload = Reload::kLive,
-            .doc = "After SIGTERM or SIGINT live allocations go on for this long, new ones get 508; "
-                   "then all are closed. A second signal ends at once. Keep it below systemd's "
-                   "TimeoutStopSec.",
-            .read = StopGraceKey::read, .write = StopGraceKey::write_duration},
-    KeyInfo{.section = "", .name = "software", .type = "string",
-            .range = "at most 127 bytes; \"\" sends none", .reload = Reload::kLive,
+            .doc =
+                "After SIGTERM or SIGINT live allocations go on for this long, new ones get 508; "
+                "then all are closed. A second signal ends at once. Keep it below systemd's "
+                "TimeoutStopSec.",
+            .read = StopGraceKey::read,
+            .write = StopGraceKey::write_duration},
+    KeyInfo{.section = "",
+            .name = "software",
+            .type = "string",
+            .range = "at most 127 bytes; \"\" sends none",
+            .reload = Reload::kLive,
             .doc = "What responses say in SOFTWARE (RFC 8489 14.14). Never sent to those who have "
                    "not authenticated.",
-            .read = SoftwareKey::read, .write = SoftwareKey::write},
+            .read = SoftwareKey::read,
+            .write = SoftwareKey::write},
 
-    KeyInfo{.section = "listen", .name = "address", .type = "string",
+    KeyInfo{.section = "listen",
+            .name = "address",
+            .type = "string",
             .range = "an address and port; 0.0.0.0 and [::] mean all of the machine",
-            .flag = "--listen", .reload = Reload::kRestart,
-            .doc = "A wildcard is expanded at start to the machine's addresses, without link-local "
-                   "and loopback ones; to listen on 127.0.0.1 or ::1, name it. Responses must leave "
-                   "from the address that was asked, so each address gets sockets of its own.",
-            .example = "\"0.0.0.0:3478\"", .read = read_listen_address,
+            .flag = "--listen",
+            .reload = Reload::kRestart,
+            .doc =
+                "A wildcard is expanded at start to the machine's addresses, without link-local "
+                "and loopback ones; to listen on 127.0.0.1 or ::1, name it. Responses must leave "
+                "from the address that was asked, so each address gets sockets of its own.",
+            .example = "\"0.0.0.0:3478\"",
+            .read = read_listen_address,
             .write = write_listen_address},
-    KeyInfo{.section = "listen", .name = "realm", .type = "string",
+    KeyInfo{.section = "listen",
+            .name = "realm",
+            .type = "string",
             .range = "the name of a [[realm]]; the default realm when absent",
             .reload = Reload::kRestart,
             .doc = "The realm whose accounts this listener serves.",
-            .example = "\"example.org\"", .read = read_listen_realm, .write = write_listen_realm},
+            .example = "\"example.org\"",
+            .read = read_listen_realm,
+            .write = write_listen_realm},
 
-    KeyInfo{.section = "relay", .name = "addresses", .type = "list",
-            .range = "addresses, or BOUND=ADVERTISED; at most 64", .flag = "--relay-address",
+    KeyInfo{.section = "relay",
+            .name = "addresses",
+            .type = "list",
+            .range = "addresses, or BOUND=ADVERTISED; at most 64",
+            .flag = "--relay-address",
             .reload = Reload::kRestart,
-            .doc = "The addresses peers see. Behind a 1:1 NAT (cloud, container) write the machine's "
-                   "own address, =, and the public one. Empty: the addresses of the listeners; where "
-                   "those are wildcards, the one the default route leaves from, of each family.",
-            .example = "[\"203.0.113.5\", \"2001:db8::5\"]", .read = read_relay_addresses,
+            .doc =
+                "The addresses peers see. Behind a 1:1 NAT (cloud, container) write the machine's "
+                "own address, =, and the public one. Empty: the addresses of the listeners; where "
+                "those are wildcards, the one the default route leaves from, of each family.",
+            .example = "[\"203.0.113.5\", \"2001:db8::5\"]",
+            .read = read_relay_addresses,
             .write = write_relay_addresses},
-    KeyInfo{.section = "relay", .name = "ports", .type = "string",
+    KeyInfo{.section = "relay",
+            .name = "ports",
+            .type = "string",
             .range = "LOW-HIGH within 1-65535, at least two ports for each core",
-            .flag = "--relay-ports", .reload = Reload::kRestart,
-            .doc = "Relayed ports of every relay address, both ends included. One allocation takes "
-                   "one port (two with both families, or with EVEN-PORT). The default is RFC 8656's "
-                   "dynamic range. Open it in the firewall.",
-            .read = read_ports, .write = write_ports},
-
-    KeyInfo{.section = "realm", .name = "name", .type = "string",
-            .range = "1 to 127 bytes without \", \\ and :", .flag = "--realm",
+            .flag = "--relay-ports",
             .reload = Reload::kRestart,
-            .doc = "Clients take it from the relay's first answer, so any name works; keep it at 32 "
-                   "bytes or fewer, or the shortest requests get no challenge (the answer would be "
-                   "more than 2.5 times the request).",
-            .example = "\"example.org\"", .read = read_realm_name, .write = write_realm_name},
-    KeyInfo{.section = "realm", .name = "users", .type = "table",
-            .range = "name = \"password\"; names of 1 to 508 bytes without :", .flag = "--user",
+            .doc =
+                "Relayed ports of every relay address, both ends included. One allocation takes "
+                "one port (two with both families, or with EVEN-PORT). The default is RFC 8656's "
+                "dynamic range. Open it in the firewall.",
+            .read = read_ports,
+            .write = write_ports},
+
+    KeyInfo{.section = "realm",
+            .name = "name",
+            .type = "string",
+            .range = "1 to 127 bytes without \", \\ and :",
+            .flag = "--realm",
+            .reload = Reload::kRestart,
+            .doc =
+                "Clients take it from the relay's first answer, so any name works; keep it at 32 "
+                "bytes or fewer, or the shortest requests get no challenge (the answer would be "
+                "more than 2.5 times the request).",
+            .example = "\"example.org\"",
+            .read = read_realm_name,
+            .write = write_realm_name},
+    KeyInfo{.section = "realm",
+            .name = "users",
+            .type = "table",
+            .range = "name = \"password\"; names of 1 to 508 bytes without :",
+            .flag = "--user",
             .reload = Reload::kLive,
             .doc = "Static users. The file then holds passwords: make it readable by the daemon "
                    "alone. A database holds keys instead.",
-            .example = "{ alice = \"wonderland\" }", .read = read_users, .write = write_users},
-    KeyInfo{.section = "realm", .name = "secrets", .type = "list",
-            .range = "at most 2 strings of 1 to 512 bytes", .flag = "--secret",
+            .example = "{ alice = \"wonderland\" }",
+            .read = read_users,
+            .write = write_users},
+    KeyInfo{.section = "realm",
+            .name = "secrets",
+            .type = "list",
+            .range = "at most 2 strings of 1 to 512 bytes",
+            .flag = "--secret",
             .reload = Reload::kLive,
-            .doc = "Shared secrets for time-limited credentials (the TURN REST convention, SHA-1 and "
-                   "SHA-256): the user is EXPIRY:NAME, the password base64 of the HMAC. Both are "
-                   "accepted, the first one mints (culvertctl mint): to rotate, put the new one "
-                   "first, reload, and drop the old one when its credentials have expired. A realm "
-                   "with a secret cannot enumerate its users, so it does not offer USERHASH.",
-            .example = "[\"a-long-random-string\"]", .read = read_secrets,
+            .doc =
+                "Shared secrets for time-limited credentials (the TURN REST convention, SHA-1 and "
+                "SHA-256): the user is EXPIRY:NAME, the password base64 of the HMAC. Both are "
+                "accepted, the first one mints (culvertctl mint): to rotate, put the new one "
+                "first, reload, and drop the old one when its credentials have expired. A realm "
+                "with a secret cannot enumerate its users, so it does not offer USERHASH.",
+            .example = "[\"a-long-random-string\"]",
+            .read = read_secrets,
             .write = write_secrets},
-    KeyInfo{.section = "realm", .name = "database", .type = "string",
-            .range = "path of a file; \"\" is none", .reload = Reload::kRestart,
+    KeyInfo{.section = "realm",
+            .name = "database",
+            .type = "string",
+            .range = "path of a file; \"\" is none",
+            .reload = Reload::kRestart,
             .doc = "SQLite accounts, kept by culvertctl user add|list|remove: it holds keys, never "
                    "passwords. Its contents may change while the relay runs.",
-            .example = "\"/var/lib/culvert/accounts.db\"", .read = DatabaseKey::read,
+            .example = "\"/var/lib/culvert/accounts.db\"",
+            .read = DatabaseKey::read,
             .write = DatabaseKey::write},
-    KeyInfo{.section = "realm", .name = "user_quota", .type = "number", .low = 1,
-            .high = kMaxConfiguredAllocations, .zero = "unlimited", .flag = "--user-quota",
+    KeyInfo{.section = "realm",
+            .name = "user_quota",
+            .type = "number",
+            .low = 1,
+            .high = kMaxConfiguredAllocations,
+            .zero = "unlimited",
+            .flag = "--user-quota",
             .reload = Reload::kLive,
             .doc = "Allocations one user may hold at once; one more gets 486. By user, not by "
                    "address: many users share one behind a carrier's NAT. Unlimited by default, "
                    "since one account often serves a whole application; with accounts of "
                    "individuals give 10 or so, as a call takes one to four.",
-            .example = "12", .read = UserQuotaKey::read, .write = UserQuotaKey::write},
-    KeyInfo{.section = "realm", .name = "user_bandwidth", .type = "rate", .low = kMinRate,
-            .high = kMaxRate, .zero = "unlimited", .reload = Reload::kLive,
+            .example = "12",
+            .read = UserQuotaKey::read,
+            .write = UserQuotaKey::write},
+    KeyInfo{.section = "realm",
+            .name = "user_bandwidth",
+            .type = "rate",
+            .low = kMinRate,
+            .high = kMaxRate,
+            .zero = "unlimited",
+            .reload = Reload::kLive,
             .doc = "What one user may relay in all allocations, both directions together. Data "
                    "beyond it is dropped and counted, the allocation stays.",
-            .example = "\"10MB/s\"", .read = UserBandwidthKey::read,
+            .example = "\"10MB/s\"",
+            .read = UserBandwidthKey::read,
             .write = UserBandwidthKey::write_rate},
-    KeyInfo{.section = "realm", .name = "algorithms", .type = "list",
+    KeyInfo{.section = "realm",
+            .name = "algorithms",
+            .type = "list",
             .range = "\"sha256\" and \"md5\", preferred first; [] offers none",
             .reload = Reload::kLive,
             .doc = "What PASSWORD-ALGORITHMS offers (RFC 8489 14.11). Clients that do not know it "
                    "use MD5 in any case.",
-            .example = "[\"sha256\", \"md5\"]", .read = read_algorithms,
+            .example = "[\"sha256\", \"md5\"]",
+            .read = read_algorithms,
             .write = write_algorithms},
 
-    KeyInfo{.section = "limits", .name = "max_allocations", .type = "number", .low = 1,
-            .high = kMaxConfiguredAllocations, .flag = "--max-allocations",
+    KeyInfo{.section = "limits",
+            .name = "max_allocations",
+            .type = "number",
+            .low = 1,
+            .high = kMaxConfiguredAllocations,
+            .flag = "--max-allocations",
             .reload = Reload::kRestart,
-            .doc = "Allocations at once; one more gets 508. All their memory is taken at start. The "
-                   "default is as many as one relay address has ports.",
-            .read = MaxAllocationsKey::read, .write = MaxAllocationsKey::write},
-    KeyInfo{.section = "limits", .name = "total_bandwidth", .type = "rate", .low = kMinRate,
-            .high = kMaxRate, .zero = "unlimited", .reload = Reload::kLive,
+            .doc =
+                "Allocations at once; one more gets 508. All their memory is taken at start. The "
+                "default is as many as one relay address has ports.",
+            .read = MaxAllocationsKey::read,
+            .write = MaxAllocationsKey::write},
+    KeyInfo{.section = "limits",
+            .name = "total_bandwidth",
+            .type = "rate",
+            .low = kMinRate,
+            .high = kMaxRate,
+            .zero = "unlimited",
+            .reload = Reload::kLive,
             .doc = "What the whole relay may carry, both directions together. Data beyond it is "
                    "dropped and counted.",
-            .read = TotalBandwidthKey::read, .write = TotalBandwidthKey::write_rate},
-    KeyInfo{.section = "limits", .name = "default_lifetime", .type = "duration", .low = 10,
-            .high = kMaxAllocationLifetimeSeconds, .reload = Reload::kLive,
-            .doc = "Lifetime of an allocation that asks for none or for less (RFC 8656 7.2; the RFC's "
-                   "value is 600 s, less is for tests).",
-            .read = DefaultLifetimeKey::read, .write = DefaultLifetimeKey::write_duration},
-    KeyInfo{.section = "limits", .name = "max_lifetime", .type = "duration", .low = 10,
-            .high = kMaxAllocationLifetimeSeconds, .reload = Reload::kLive,
+            .read = TotalBandwidthKey::read,
+            .write = TotalBandwidthKey::write_rate},
+    KeyInfo{.section = "limits",
+            .name = "default_lifetime",
+            .type = "duration",
+            .low = 10,
+            .high = kMaxAllocationLifetimeSeconds,
+            .reload = Reload::kLive,
+            .doc =
+                "Lifetime of an allocation that asks for none or for less (RFC 8656 7.2; the RFC's "
+                "value is 600 s, less is for tests).",
+            .read = DefaultLifetimeKey::read,
+            .write = DefaultLifetimeKey::write_duration},
+    KeyInfo{.section = "limits",
+            .name = "max_lifetime",
+            .type = "duration",
+            .low = 10,
+            .high = kMaxAllocationLifetimeSeconds,
+            .reload = Reload::kLive,
             .doc = "Longest lifetime given, whatever is asked.",
-            .read = MaxLifetimeKey::read, .write = MaxLifetimeKey::write_duration},
-    KeyInfo{.section = "limits", .name = "nonce_lifetime", .type = "duration", .low = 10,
-            .high = kDefaultNonceLifetimeSeconds, .reload = Reload::kLive,
-            .doc = "Age at which a nonce is answered with 438 and a new one (RFC 8489 9.2: at least "
-                   "once an hour).",
-            .read = NonceLifetimeKey::read, .write = NonceLifetimeKey::write_duration},
-
-    KeyInfo{.section = "reply_budget", .name = "total", .type = "rate", .low = kMinRate,
-            .high = kMaxRate, .flag = "--reply-budget", .reload = Reload::kLive,
-            .doc = "To everyone together. The default pays 160,000 challenges of 100 bytes a second "
-                   "that nobody completes. The flag lowers per_prefix to it where that is more.",
-            .read = ReplyTotalKey::read, .write = ReplyTotalKey::write_rate},
-    KeyInfo{.section = "reply_budget", .name = "per_prefix", .type = "rate", .low = kMinRate,
-            .high = kMaxRate, .reload = Reload::kLive,
-            .doc = "To one IPv4 /24 or IPv6 /56. Not more than the total. The default's 10 seconds, "
-                   "1.28 MB, pay 10,000 challenges at once.",
-            .read = PerPrefixKey::read, .write = PerPrefixKey::write_rate},
-    KeyInfo{.section = "reply_budget", .name = "bad_nonces", .type = "number", .low = 1,
-            .high = 1'000'000, .reload = Reload::kLive,
-            .doc = "Requests a second with integrity but without a valid nonce whose user and "
-                   "integrity are checked (about 5 us each) to tell a client with an old nonce from "
-                   "a stranger.",
-            .read = BadNonceKey::read, .write = BadNonceKey::write},
-
-    KeyInfo{.section = "peers", .name = "default_deny", .type = "boolean", .range = "true or false",
+            .read = MaxLifetimeKey::read,
+            .write = MaxLifetimeKey::write_duration},
+    KeyInfo{.section = "limits",
+            .name = "nonce_lifetime",
+            .type = "duration",
+            .low = 10,
+            .high = kDefaultNonceLifetimeSeconds,
             .reload = Reload::kLive,
-            .doc = "Whether the built-in list is used. Without it clients reach this machine and the "
-                   "networks behind it: only for closed laboratories.",
-            .read = DefaultDenyKey::read, .write = DefaultDenyKey::write},
-    KeyInfo{.section = "peers", .name = "deny", .type = "list",
-            .range = "networks in CIDR form; at most 4096 with allow", .flag = "--deny-peer",
+            .doc =
+                "Age at which a nonce is answered with 438 and a new one (RFC 8489 9.2: at least "
+                "once an hour).",
+            .read = NonceLifetimeKey::read,
+            .write = NonceLifetimeKey::write_duration},
+
+    KeyInfo{.section = "reply_budget",
+            .name = "total",
+            .type = "rate",
+            .low = kMinRate,
+            .high = kMaxRate,
+            .flag = "--reply-budget",
             .reload = Reload::kLive,
-            .doc = "Refused besides the built-in list. Decided when a permission or channel is made "
-                   "or refreshed.",
-            .example = "[\"198.51.100.0/24\", \"2001:db8:1::/48\"]", .read = DenyKey::read,
+            .doc =
+                "To everyone together. The default pays 160,000 challenges of 100 bytes a second "
+                "that nobody completes. The flag lowers per_prefix to it where that is more.",
+            .read = ReplyTotalKey::read,
+            .write = ReplyTotalKey::write_rate},
+    KeyInfo{.section = "reply_budget",
+            .name = "per_prefix",
+            .type = "rate",
+            .low = kMinRate,
+            .high = kMaxRate,
+            .reload = Reload::kLive,
+            .doc =
+                "To one IPv4 /24 or IPv6 /56. Not more than the total. The default's 10 seconds, "
+                "1.28 MB, pay 10,000 challenges at once.",
+            .read = PerPrefixKey::read,
+            .write = PerPrefixKey::write_rate},
+    KeyInfo{.section = "reply_budget",
+            .name = "bad_nonces",
+            .type = "number",
+            .low = 1,
+            .high = 1'000'000,
+            .reload = Reload::kLive,
+            .doc =
+                "Requests a second with integrity but without a valid nonce whose user and "
+                "integrity are checked (about 5 us each) to tell a client with an old nonce from "
+                "a stranger.",
+            .read = BadNonceKey::read,
+            .write = BadNonceKey::write},
+
+    KeyInfo{.section = "peers",
+            .name = "default_deny",
+            .type = "boolean",
+            .range = "true or false",
+            .reload = Reload::kLive,
+            .doc =
+                "Whether the built-in list is used. Without it clients reach this machine and the "
+                "networks behind it: only for closed laboratories.",
+            .read = DefaultDenyKey::read,
+            .write = DefaultDenyKey::write},
+    KeyInfo{.section = "peers",
+            .name = "deny",
+            .type = "list",
+            .range = "networks in CIDR form; at most 4096 with allow",
+            .flag = "--deny-peer",
+            .reload = Reload::kLive,
+            .doc =
+                "Refused besides the built-in list. Decided when a permission or channel is made "
+                "or refreshed.",
+            .example = "[\"198.51.100.0/24\", \"2001:db8:1::/48\"]",
+            .read = DenyKey::read,
             .write = DenyKey::write},
-    KeyInfo{.section = "peers", .name = "allow", .type = "list",
-            .range = "networks in CIDR form; at most 4096 with deny", .flag = "--allow-peer",
+    KeyInfo{.section = "peers",
+            .name = "allow",
+            .type = "list",
+            .range = "networks in CIDR form; at most 4096 with deny",
+            .flag = "--allow-peer",
             .reload = Reload::kLive,
             .doc = "Allowed although the built-in list refuses them: a private network whose hosts "
                    "clients shall reach.",
-            .example = "[\"10.1.0.0/16\"]", .read = AllowKey::read, .write = AllowKey::write},
+            .example = "[\"10.1.0.0/16\"]",
+            .read = AllowKey::read,
+            .write = AllowKey::write},
 
-    KeyInfo{.section = "control_socket", .name = "path", .type = "string",
-            .range = "at most 107 bytes; \"off\" opens none", .flag = "--control-socket",
+    KeyInfo{.section = "control_socket",
+            .name = "path",
+            .type = "string",
+            .range = "at most 107 bytes; \"off\" opens none",
+            .flag = "--control-socket",
             .reload = Reload::kRestart,
             .doc = "Its folder must exist (the systemd unit makes /run/culvert).",
-            .read = read_socket_path, .write = write_socket_path},
-    KeyInfo{.section = "control_socket", .name = "mode", .type = "string",
-            .range = "octal digits, not writable by others", .reload = Reload::kRestart,
-            .doc = "Who can write to the socket can operate the relay.", .read = read_mode,
+            .read = read_socket_path,
+            .write = write_socket_path},
+    KeyInfo{.section = "control_socket",
+            .name = "mode",
+            .type = "string",
+            .range = "octal digits, not writable by others",
+            .reload = Reload::kRestart,
+            .doc = "Who can write to the socket can operate the relay.",
+            .read = read_mode,
             .write = write_mode},
-    KeyInfo{.section = "control_socket", .name = "group", .type = "string",
-            .range = "a group; \"\" is the daemon's own", .reload = Reload::kRestart,
-            .doc = "The group whose members may use culvertctl.", .example = "\"adm\"",
-            .read = SocketGroupKey::read, .write = SocketGroupKey::write},
+    KeyInfo{.section = "control_socket",
+            .name = "group",
+            .type = "string",
+            .range = "a group; \"\" is the daemon's own",
+            .reload = Reload::kRestart,
+            .doc = "The group whose members may use culvertctl.",
+            .example = "\"adm\"",
+            .read = SocketGroupKey::read,
+            .write = SocketGroupKey::write},
 
-    KeyInfo{.section = "metrics", .name = "listen", .type = "string",
-            .range = "an address and port, or \"off\"", .flag = "--metrics",
+    KeyInfo{.section = "metrics",
+            .name = "listen",
+            .type = "string",
+            .range = "an address and port, or \"off\"",
+            .flag = "--metrics",
             .reload = Reload::kRestart,
             .doc = "There is no authentication: use a loopback or management address, such as "
                    "127.0.0.1:9641.",
-            .example = "\"127.0.0.1:9641\"", .read = read_metrics, .write = write_metrics},
+            .example = "\"127.0.0.1:9641\"",
+            .read = read_metrics,
+            .write = write_metrics},
 
-    KeyInfo{.section = "log", .name = "level", .type = "string",
+    KeyInfo{.section = "log",
+            .name = "level",
+            .type = "string",
             .range = "\"trace\", \"debug\", \"info\", \"warning\" or \"error\"",
-            .flag = "--log-level", .reload = Reload::kLive,
+            .flag = "--log-level",
+            .reload = Reload::kLive,
             .doc = "\"info\" writes a line for each ended allocation; nothing is ever logged for a "
                    "single datagram.",
-            .read = LogLevelKey::read, .write = LogLevelKey::write},
-    KeyInfo{.section = "log", .name = "format", .type = "string", .range = "\"text\" or \"json\"",
-            .reload = Reload::kRestart, .doc = "Lines for people, or one JSON object a line.",
-            .read = LogFormatKey::read, .write = LogFormatKey::write},
-    KeyInfo{.section = "log", .name = "target", .type = "string",
-            .range = "\"stderr\", \"stdout\", or the path of a file", .reload = Reload::kRestart,
-            .doc = "A file is appended to; it is opened before privileges are dropped. Under systemd "
-                   "stderr is the journal.",
-            .read = LogTargetKey::read, .write = LogTargetKey::write},
+            .read = LogLevelKey::read,
+            .write = LogLevelKey::write},
+    KeyInfo{.section = "log",
+            .name = "format",
+            .type = "string",
+            .range = "\"text\" or \"json\"",
+            .reload = Reload::kRestart,
+            .doc = "Lines for people, or one JSON object a line.",
+            .read = LogFormatKey::read,
+            .write = LogFormatKey::write},
+    KeyInfo{.section = "log",
+            .name = "target",
+            .type = "string",
+            .range = "\"stderr\", \"stdout\", or the path of a file",
+            .reload = Reload::kRestart,
+            .doc =
+                "A file is appended to; it is opened before privileges are dropped. Under systemd "
+                "stderr is the journal.",
+            .read = LogTargetKey::read,
+            .write = LogTargetKey::write},
 
-    KeyInfo{.section = "run_as", .name = "user", .type = "string",
+    KeyInfo{.section = "run_as",
+            .name = "user",
+            .type = "string",
             .range = "an account; \"\" is culvert if it exists, else nobody",
             .reload = Reload::kRestart,
             .doc = "Without effect when the daemon was not started as root.",
-            .example = "\"culvert\"", .read = RunUserKey::read, .write = RunUserKey::write},
-    KeyInfo{.section = "run_as", .name = "group", .type = "string",
-            .range = "a group; \"\" is the account's own", .reload = Reload::kRestart,
+            .example = "\"culvert\"",
+            .read = RunUserKey::read,
+            .write = RunUserKey::write},
+    KeyInfo{.section = "run_as",
+            .name = "group",
+            .type = "string",
+            .range = "a group; \"\" is the account's own",
+            .reload = Reload::kRestart,
             .doc = "Without effect when the daemon was not started as root.",
-            .example = "\"culvert\"", .read = RunGroupKey::read, .write = RunGroupKey::write},
+            .example = "\"culvert\"",
+            .read = RunGroupKey::read,
+            .write = RunGroupKey::write},
 };
 
 }  // namespace
@@ -860,9 +1058,15 @@ std::string KeyInfo::range_text() const {
   return out;
 }
 
-std::span<const SectionInfo> config_sections() { return kSections; }
-std::span<const KeyInfo> config_keys() { return kKeys; }
-std::span<const std::string_view> built_drivers() { return kBuiltDrivers; }
+std::span<const SectionInfo> config_sections() {
+  return kSections;
+}
+std::span<const KeyInfo> config_keys() {
+  return kKeys;
+}
+std::span<const std::string_view> built_drivers() {
+  return kBuiltDrivers;
+}
 
 const KeyInfo* find_key(std::string_view section, std::string_view name) {
   for (const KeyInfo& key : kKeys)

@@ -1,8 +1,9 @@
-// The one table of all configuration keys. The parser, default-config, print-config, docs/configuration.md
-// and the reload check all walk it, so none of them can know a key that the others do not.
+// The one table of all configuration keys. The parser, default-config, print-config,
+// docs/configuration.md and the reload check all walk it, so none of them can know a key that the
+// others do not.
 //
-// Sections are TOML tables; `listen` and `realm` are arrays of tables ([[listen]], [[realm]]), whose keys
-// are read and written for one element. Constant data; no state.
+// Sections are TOML tables; `listen` and `realm` are arrays of tables ([[listen]], [[realm]]),
+// whose keys are read and written for one element. Constant data; no state.
 #pragma once
 
 #include <cstddef>
@@ -42,8 +43,8 @@ struct KeyInfo {
   std::string_view range;  // in words; empty: computed from low and high
   uint64_t low = 0;        // of numbers, durations (seconds) and rates (bytes per second)
   uint64_t high = 0;
-  std::string_view zero;   // what 0 means, when it is allowed besides low..high; empty: not allowed
-  std::string_view flag;   // the flag that overrides it; empty: none
+  std::string_view zero;  // what 0 means, when it is allowed besides low..high; empty: not allowed
+  std::string_view flag;  // the flag that overrides it; empty: none
   Reload reload = Reload::kRestart;
   std::string_view doc;      // sentences: what it does and why it is as it is
   std::string_view example;  // a TOML value, for the keys of repeated sections and empty lists

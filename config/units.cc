@@ -113,8 +113,9 @@ CidrParse parse_cidr(std::string_view text) {
   if (slash != std::string_view::npos) {
     const auto number = parse_whole_number(text.substr(slash + 1));
     if (!number || *number > bits) {
-      return {std::nullopt, quoted + " has no prefix length of an IPv" +
-                                (ip->is_v4() ? std::string("4") : std::string("6")) + " network",
+      return {std::nullopt,
+              quoted + " has no prefix length of an IPv" +
+                  (ip->is_v4() ? std::string("4") : std::string("6")) + " network",
               "a number from 0 to " + std::to_string(bits) + " stands after the slash"};
     }
     prefix = static_cast<unsigned>(*number);

@@ -1,9 +1,10 @@
-// The small languages of values, the same in the file and in flags: durations, rates, networks, ranges.
+// The small languages of values, the same in the file and in flags: durations, rates, networks,
+// ranges.
 //
 // A duration is a whole number of seconds, or a number with a unit: "500s", "10m", "1h".
 // A rate is a whole number of bytes per second, or a number with a unit and, if you like, "/s":
-// B kB MB GB (powers of 1000), KiB MiB GiB (powers of 1024), bit kbit Mbit Gbit (eighths of a byte).
-// Each parse function gives nullopt for what it does not understand in full.
+// B kB MB GB (powers of 1000), KiB MiB GiB (powers of 1024), bit kbit Mbit Gbit (eighths of a
+// byte). Each parse function gives nullopt for what it does not understand in full.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,9 @@ namespace {
 constexpr size_t kMinSecretBytes = 16;
 
 [[nodiscard]] bool is_unspecified(const IpAddress& ip) {
-  return ip.is_v4() ? ip.v4_host() == 0
-                    : std::all_of(ip.bytes.begin(), ip.bytes.end(), [](uint8_t b) { return b == 0; });
+  return ip.is_v4()
+             ? ip.v4_host() == 0
+             : std::all_of(ip.bytes.begin(), ip.bytes.end(), [](uint8_t b) { return b == 0; });
 }
 [[nodiscard]] bool is_multicast(const IpAddress& ip) {
   return ip.is_v4() ? ip.wire()[0] >= 224 : ip.bytes[0] == 0xff;
@@ -117,8 +118,7 @@ class Checker {
     std::set<std::string_view> seen;
     for (size_t i = 0; i < config_.realms.size(); ++i)
       if (!seen.insert(config_.realms[i].name).second)
-        complain("realm", "name", i,
-                 "two realms are called " + toml_quote(config_.realms[i].name),
+        complain("realm", "name", i, "two realms are called " + toml_quote(config_.realms[i].name),
                  "give each [[realm]] a name of its own");
   }
 
@@ -138,7 +138,8 @@ class Checker {
                    "lower it, or raise reply_budget.total");
     const size_t rules = config_.peers.deny.size() + config_.peers.allow.size();
     if (rules > kMaxPeerRules)
-      complain_key("peers", config_.peers.deny.size() > config_.peers.allow.size() ? "deny" : "allow",
+      complain_key("peers",
+                   config_.peers.deny.size() > config_.peers.allow.size() ? "deny" : "allow",
                    std::to_string(rules) + " networks are given",
                    "at most " + std::to_string(kMaxPeerRules) +
                        " in deny and allow together; join neighbouring ones");
@@ -186,14 +187,14 @@ class Checker {
                    "open single networks with peers.allow instead");
     if (config_.metrics.listen && !is_loopback(config_.metrics.listen->ip))
       complain_key("metrics", "listen",
-                   config_.metrics.listen->to_string() + " is not a loopback address, and metrics "
-                                                         "are served without authentication",
+                   config_.metrics.listen->to_string() +
+                       " is not a loopback address, and metrics "
+                       "are served without authentication",
                    "use 127.0.0.1, or let a firewall guard it");
     for (const Cidr& network : config_.peers.allow)
       for (const char* text : {"127.0.0.1", "::1", "169.254.169.254"})
         if (const auto ip = IpAddress::parse(text); ip && contains(network, *ip))
-          complain_key("peers", "allow",
-                       format_cidr(network) + " lets clients reach " + text,
+          complain_key("peers", "allow", format_cidr(network) + " lets clients reach " + text,
                        "leave it out unless clients shall reach services of this machine");
     for (size_t i = 0; i < config_.listeners.size(); ++i) {
       const uint16_t port = config_.listeners[i].address.port;

@@ -1,5 +1,5 @@
-// A value as it was written, before anyone asked what it means: what the TOML reader and the flags both
-// produce, so that one set of rules reads both. Only config/parse.cc knows the TOML library.
+// A value as it was written, before anyone asked what it means: what the TOML reader and the flags
+// both produce, so that one set of rules reads both. Only config/parse.cc knows the TOML library.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Value {
   Origin origin;  // a table's items have those of their names
   int64_t integer = 0;
   bool boolean = false;
-  std::string text;   // kString: the string; kOther: what it is ("a date")
+  std::string text;                // kString: the string; kOther: what it is ("a date")
   std::vector<Value> items;        // of a list, or the values of a table, in file order
   std::vector<std::string> names;  // of a table: names[i] belongs to items[i]
 
@@ -35,12 +35,18 @@ struct Value {
   }
   [[nodiscard]] std::string_view kind_name() const {
     switch (kind) {
-      case Kind::kInteger: return "a number";
-      case Kind::kString: return "a string";
-      case Kind::kBoolean: return "true or false";
-      case Kind::kList: return "a list";
-      case Kind::kTable: return "a table";
-      case Kind::kOther: break;
+      case Kind::kInteger:
+        return "a number";
+      case Kind::kString:
+        return "a string";
+      case Kind::kBoolean:
+        return "true or false";
+      case Kind::kList:
+        return "a list";
+      case Kind::kTable:
+        return "a table";
+      case Kind::kOther:
+        break;
     }
     return text;
   }

@@ -1,5 +1,5 @@
-// The command line: every flag overrides its key, lists are replaced, and mistakes are told like those of
-// the file.
+// The command line: every flag overrides its key, lists are replaced, and mistakes are told like
+// those of the file.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -20,7 +20,8 @@ namespace {
 
 [[nodiscard]] CommandLine run(std::vector<std::string> words) {
   std::vector<const char*> argv{"culvertd"};
-  for (const std::string& word : words) argv.push_back(word.c_str());
+  for (const std::string& word : words)
+    argv.push_back(word.c_str());
   return parse_command_line(static_cast<int>(argv.size()), argv.data());
 }
 
@@ -28,7 +29,8 @@ namespace {
   const CommandLine line = run(std::move(words));
   EXPECT_NE(line.exit_code == kExitOk, !line.errors.empty());
   std::string out;
-  for (const Diagnostic& d : line.errors) out += d.to_string() + "\n";
+  for (const Diagnostic& d : line.errors)
+    out += d.to_string() + "\n";
   return out;
 }
 
@@ -117,7 +119,8 @@ TEST(ConfigCli, EachFlagOverridesItsKeyOfTheFileAndNoOther) {
   const Config from_file = run({"--config", file.path()}).config;
   for (const FlagCase& c : kFlagCases) {
     const CommandLine line = run({"--config", file.path(), c.flag, c.value});
-    for (const Diagnostic& d : line.errors) ADD_FAILURE() << d.to_string();
+    for (const Diagnostic& d : line.errors)
+      ADD_FAILURE() << d.to_string();
     const KeyInfo* key = find_key(c.section, c.key);
     ASSERT_NE(key, nullptr);
     EXPECT_EQ(key->flag, c.flag);
@@ -129,8 +132,7 @@ TEST(ConfigCli, EachFlagOverridesItsKeyOfTheFileAndNoOther) {
           << c.flag << " changed " << other.path();
     }
     // The same with an equals sign.
-    const CommandLine joined =
-        run({"--config", file.path(), std::string(c.flag) + "=" + c.value});
+    const CommandLine joined = run({"--config", file.path(), std::string(c.flag) + "=" + c.value});
     EXPECT_EQ(joined.config, line.config) << c.flag;
   }
 }
@@ -143,7 +145,8 @@ TEST(ConfigCli, EveryKeyWithAFlagIsInTheHelpAndTested) {
     if (key.flag.empty()) continue;
     EXPECT_NE(help.text.find("  " + std::string(key.flag) + " "), std::string::npos) << key.flag;
     bool tested = false;
-    for (const FlagCase& c : kFlagCases) tested = tested || key.flag == c.flag;
+    for (const FlagCase& c : kFlagCases)
+      tested = tested || key.flag == c.flag;
     EXPECT_TRUE(tested) << key.flag;
   }
   for (const char* part : {"Examples:", "Exit codes:", "check-config", "default-config",
@@ -165,12 +168,19 @@ TEST(ConfigCli, TheHelpFitsIntoAHundredColumns) {
 
 TEST(ConfigCli, RepeatedFlagsMakeListsThatReplaceThoseOfTheFile) {
   const TemporaryFile file(kFile);
-  const CommandLine line =
-      run({"--config", file.path(), "--listen", "0.0.0.0:1", "--listen", "[::]:2", "--user", "z:1",
-           "--user", "a:2", "--secret", "first-secret-given", "--secret", "second-secret-given",
-           "--allow-peer", "10.0.0.0/8", "--allow-peer", "127.0.0.1", "--relay-address", "10.0.0.1",
-           "--relay-address", "2001:db8::1"});
-  for (const Diagnostic& d : line.errors) ADD_FAILURE() << d.to_string();
+  const CommandLine line = run({"--config",        file.path(),
+                                "--listen",        "0.0.0.0:1",
+                                "--listen",        "[::]:2",
+                                "--user",          "z:1",
+                                "--user",          "a:2",
+                                "--secret",        "first-secret-given",
+                                "--secret",        "second-secret-given",
+                                "--allow-peer",    "10.0.0.0/8",
+                                "--allow-peer",    "127.0.0.1",
+                                "--relay-address", "10.0.0.1",
+                                "--relay-address", "2001:db8::1"});
+  for (const Diagnostic& d : line.errors)
+    ADD_FAILURE() << d.to_string();
   const Config& c = line.config;
   ASSERT_EQ(c.listeners.size(), 2u);
   EXPECT_EQ(c.listeners[1].address.to_string(), "[::]:2");
@@ -199,9 +209,10 @@ TEST(ConfigCli, MetricsAndControlSocketCanBeTurnedOff) {
 }
 
 TEST(ConfigCli, NothingGivenIsRefusedWithTheFlagToAdd) {
-  EXPECT_EQ(errors_of({}),
-            "realm.users: the realm \"culvert\" has no accounts, so nobody could use it; add --user "
-            "NAME:PASSWORD or --secret SECRET, or users, secrets or a database under its [[realm]]\n");
+  EXPECT_EQ(
+      errors_of({}),
+      "realm.users: the realm \"culvert\" has no accounts, so nobody could use it; add --user "
+      "NAME:PASSWORD or --secret SECRET, or users, secrets or a database under its [[realm]]\n");
   EXPECT_EQ(run({}).mode, Mode::kError);
   EXPECT_EQ(run({}).exit_code, kExitUsage);
   EXPECT_EQ(run({"--user", "a:b"}).mode, Mode::kServe);
@@ -212,7 +223,8 @@ TEST(ConfigCli, NothingGivenIsRefusedWithTheFlagToAdd) {
 
 TEST(ConfigCli, ARealmThatOnlyAnotherListenerServesNeedsAccountsToo) {
   const TemporaryFile file(
-      "[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"b\"\n[[realm]]\nname = \"a\"\nusers = { x = "
+      "[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"b\"\n[[realm]]\nname = \"a\"\nusers = { x "
+      "= "
       "\"y\" }\n[[realm]]\nname = \"b\"\n");
   EXPECT_NE(errors_of({"--config", file.path()}).find("the realm \"b\" has no accounts"),
             std::string::npos);
@@ -224,8 +236,7 @@ TEST(ConfigCli, MistakesInFlagsAreToldByTheFlag) {
     all.insert(all.end(), words);
     return errors_of(all);
   };
-  EXPECT_EQ(with_user({"--cores", "x"}),
-            "--cores: \"x\" is not a number; give a whole number\n");
+  EXPECT_EQ(with_user({"--cores", "x"}), "--cores: \"x\" is not a number; give a whole number\n");
   EXPECT_EQ(with_user({"--cores", "65"}),
             "--cores: \"65\" is out of range; give 0 (one for each CPU) or 1 to 64\n");
   EXPECT_EQ(with_user({"--cores", "1", "--cores", "2"}), "--cores: given 2 times; give it once\n");
@@ -243,15 +254,17 @@ TEST(ConfigCli, MistakesInFlagsAreToldByTheFlag) {
             "chek-config: unexpected word; did you mean check-config?\n");
   EXPECT_EQ(with_user({"--driver", "dpdk"}),
             "--driver: the driver \"dpdk\" is not in this build; this build has: \"sockets\"\n");
-  EXPECT_NE(with_user({"--listen", "127.0.0.1:1", "127.0.0.1:2"}).find("127.0.0.1:2: unexpected word"),
-            std::string::npos);
+  EXPECT_NE(
+      with_user({"--listen", "127.0.0.1:1", "127.0.0.1:2"}).find("127.0.0.1:2: unexpected word"),
+      std::string::npos);
   EXPECT_NE(with_user({"--secret"}).find("--secret"), std::string::npos);
 }
 
 TEST(ConfigCli, MistakesOfFileAndFlagsAreToldTogether) {
   const TemporaryFile file("cores = 99\n");
   const std::string errors = errors_of({"--config", file.path(), "--metrics", "nowhere"});
-  EXPECT_NE(errors.find(file.path() + ":1: cores: 99 is out of range"), std::string::npos) << errors;
+  EXPECT_NE(errors.find(file.path() + ":1: cores: 99 is out of range"), std::string::npos)
+      << errors;
   EXPECT_NE(errors.find("--metrics: \"nowhere\" is not an address and port"), std::string::npos);
 }
 
@@ -272,12 +285,13 @@ TEST(ConfigCli, ModesAreRecognisedWithFlagsBeforeAndAfterTheSubcommand) {
 
 TEST(ConfigCli, PrintConfigIsTheEffectiveConfigurationWithSecretsMasked) {
   const TemporaryFile file(kFile);
-  const CommandLine masked = run({"--config", file.path(), "--user", "eve:topsecret", "--print-config"});
+  const CommandLine masked =
+      run({"--config", file.path(), "--user", "eve:topsecret", "--print-config"});
   EXPECT_EQ(masked.mode, Mode::kPrintConfig);
   EXPECT_EQ(masked.text.find("topsecret"), std::string::npos);
   EXPECT_EQ(masked.text.find("secret-of-the-file"), std::string::npos);
-  const CommandLine clear = run({"--config", file.path(), "--user", "eve:topsecret", "--print-config",
-                                 "--show-secrets"});
+  const CommandLine clear =
+      run({"--config", file.path(), "--user", "eve:topsecret", "--print-config", "--show-secrets"});
   EXPECT_EQ(parse_toml(clear.text, "printed").config, masked.config);
   // Printable without accounts, too.
   EXPECT_EQ(run({"--print-config"}).exit_code, kExitOk);
@@ -286,7 +300,8 @@ TEST(ConfigCli, PrintConfigIsTheEffectiveConfigurationWithSecretsMasked) {
 TEST(ConfigCli, AReloadReadsTheFileAgainUnderTheSameFlags) {
   const TemporaryFile file(kFile);
   const CommandLine line = run({"--config", file.path(), "--max-allocations", "77"});
-  file.write("[[realm]]\nname = \"first\"\nusers = { carol = \"c\" }\n[limits]\nmax_allocations = 5\n");
+  file.write(
+      "[[realm]]\nname = \"first\"\nusers = { carol = \"c\" }\n[limits]\nmax_allocations = 5\n");
   const LoadedConfig again = load_config(line, true);
   ASSERT_TRUE(again.config);
   EXPECT_EQ(again.config->limits.max_allocations, 77u);

@@ -1,5 +1,5 @@
-// What follows from a configuration: listeners from wildcards, limits and the one that binds, what a reload
-// may change; and that the documentation names every key and every limit.
+// What follows from a configuration: listeners from wildcards, limits and the one that binds, what
+// a reload may change; and that the documentation names every key and every limit.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,10 +24,13 @@ namespace {
 
 [[nodiscard]] Config good(const std::string& text) {
   const ParseResult result = parse_toml(text, "test.toml");
-  for (const Diagnostic& d : result.errors) ADD_FAILURE() << d.to_string();
+  for (const Diagnostic& d : result.errors)
+    ADD_FAILURE() << d.to_string();
   return result.config.value_or(Config{});
 }
-[[nodiscard]] IpAddress ip(const char* text) { return *IpAddress::parse(text); }
+[[nodiscard]] IpAddress ip(const char* text) {
+  return *IpAddress::parse(text);
+}
 
 [[nodiscard]] MachineAddresses machine() {
   MachineAddresses m;
@@ -41,7 +44,8 @@ namespace {
 
 [[nodiscard]] std::string listeners_of(const Config& config) {
   std::string out;
-  for (const ListenConfig& l : config.listeners) out += l.address.to_string() + " ";
+  for (const ListenConfig& l : config.listeners)
+    out += l.address.to_string() + " ";
   return out;
 }
 [[nodiscard]] std::string relays_of(const Config& config) {
@@ -69,10 +73,11 @@ TEST(ConfigWildcards, AnAddressThatIsNamedIsTakenEvenIfAWildcardWouldLeaveItOut)
 }
 
 TEST(ConfigWildcards, AnExplicitListenerWinsOverTheWildcardOfItsPort) {
-  const Expanded e = expand_wildcards(
-      good("[[listen]]\naddress = \"0.0.0.0:3478\"\n[[listen]]\naddress = \"192.0.2.7:3478\"\nrealm = "
-           "\"b\"\n[[realm]]\nname = \"a\"\n[[realm]]\nname = \"b\"\n"),
-      machine());
+  const Expanded e =
+      expand_wildcards(good("[[listen]]\naddress = \"0.0.0.0:3478\"\n[[listen]]\naddress = "
+                            "\"192.0.2.7:3478\"\nrealm = "
+                            "\"b\"\n[[realm]]\nname = \"a\"\n[[realm]]\nname = \"b\"\n"),
+                       machine());
   ASSERT_TRUE(e.config);
   EXPECT_EQ(listeners_of(*e.config), "192.0.2.7:3478 172.17.0.1:3478 ");
   EXPECT_EQ(e.config->listeners[0].realm, 1);
@@ -117,12 +122,14 @@ TEST(ConfigWildcards, MoreAddressesThanListenersAreRefused) {
 TEST(ConfigWildcards, TheKernelsListHoldsEachAddressOnce) {
   const MachineAddresses m = read_machine_addresses();
   for (size_t i = 0; i < m.addresses.size(); ++i)
-    for (size_t j = i + 1; j < m.addresses.size(); ++j) EXPECT_NE(m.addresses[i], m.addresses[j]);
+    for (size_t j = i + 1; j < m.addresses.size(); ++j)
+      EXPECT_NE(m.addresses[i], m.addresses[j]);
 }
 
 [[nodiscard]] Config two_families(uint32_t max_allocations, uint32_t cores = 1) {
-  Config config = good("[relay]\naddresses = [\"192.0.2.1\", \"2001:db8::1\"]\n[[listen]]\naddress = "
-                       "\"192.0.2.1:3478\"\n");
+  Config config = good(
+      "[relay]\naddresses = [\"192.0.2.1\", \"2001:db8::1\"]\n[[listen]]\naddress = "
+      "\"192.0.2.1:3478\"\n");
   config.limits.max_allocations = max_allocations;
   config.cores = cores;
   return config;
@@ -188,7 +195,8 @@ TEST(ConfigDerive, ZeroCoresMeanTheMachinesCpusUpToTheMost) {
   EXPECT_EQ(effective_cores(config, m), 3u);
 }
 
-// Clients land on cores by a hash. The room above the even share must hold all of them nearly always.
+// Clients land on cores by a hash. The room above the even share must hold all of them nearly
+// always.
 TEST(ConfigDerive, ClientsSpreadByChanceFitIntoTheCoresTables) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -200,7 +208,8 @@ TEST(ConfigDerive, ClientsSpreadByChanceFitIntoTheCoresTables) {
       EXPECT_GE(uint64_t{room} * cores, allocations);
       for (int round = 0; round < 20; ++round) {
         std::vector<uint32_t> on_core(cores);
-        for (uint32_t i = 0; i < allocations; ++i) ++on_core[random() % cores];
+        for (uint32_t i = 0; i < allocations; ++i)
+          ++on_core[random() % cores];
         EXPECT_LE(*std::max_element(on_core.begin(), on_core.end()), room)
             << cores << " cores, " << allocations << " allocations";
       }
@@ -217,15 +226,16 @@ TEST(ConfigDerive, TheMachinesResourcesAreReadFromTheKernel) {
 }
 
 TEST(ConfigReport, NamesTheBindingLimitAndWhyARealmOffersUserhashOrNot) {
-  const Config config =
-      good("[relay]\naddresses = [\"192.0.2.1\"]\n[[listen]]\naddress = \"192.0.2.1:3478\"\n"
-           "[[realm]]\nname = \"a\"\nusers = { alice = \"sesame\" }\n[[realm]]\nname = \"b\"\n"
-           "secrets = [\"opensesame\"]\n");
+  const Config config = good(
+      "[relay]\naddresses = [\"192.0.2.1\"]\n[[listen]]\naddress = \"192.0.2.1:3478\"\n"
+      "[[realm]]\nname = \"a\"\nusers = { alice = \"sesame\" }\n[[realm]]\nname = \"b\"\n"
+      "secrets = [\"opensesame\"]\n");
   MachineResources m;
   m.file_descriptors = 1000;
   const DerivedLimits limits = derive(config, {}, m);
   const std::string text = check_report_text(config, limits, {});
-  EXPECT_NE(text.find("binding limit: file descriptors, 743 allocations"), std::string::npos) << text;
+  EXPECT_NE(text.find("binding limit: file descriptors, 743 allocations"), std::string::npos)
+      << text;
   EXPECT_NE(text.find("username anonymity  on: every user"), std::string::npos);
   EXPECT_NE(text.find("username anonymity  off: users of a shared secret"), std::string::npos);
   EXPECT_EQ(text.find("sesame"), std::string::npos);
@@ -301,12 +311,14 @@ TEST(ConfigReload, EachChangedKeyIsNamedAndARestartKeyRefusesTheWhole) {
                                         : listen + other.line);
     const std::string path(other.path);
     const size_t dot = path.find('.');
-    const KeyInfo* key = dot == std::string::npos ? find_key("", path)
-                                                  : find_key(path.substr(0, dot), path.substr(dot + 1));
+    const KeyInfo* key = dot == std::string::npos
+                             ? find_key("", path)
+                             : find_key(path.substr(0, dot), path.substr(dot + 1));
     ASSERT_NE(key, nullptr) << path;
     std::vector<Change> expected{{element_path(*key, 0), key->reload}};
     // A renamed realm shows in the listener that serves it.
-    if (path == "realm.name") expected.insert(expected.begin(), {"listen[0].realm", Reload::kRestart});
+    if (path == "realm.name")
+      expected.insert(expected.begin(), {"listen[0].realm", Reload::kRestart});
     EXPECT_EQ(diff_for_reload(before, after), expected) << path;
     const auto refusal = refuse_reload(expected);
     EXPECT_EQ(refusal.has_value(), key->reload == Reload::kRestart) << path;
@@ -324,23 +336,25 @@ TEST(ConfigReload, EqualConfigurationsHaveNoChanges) {
 
 TEST(ConfigReload, AddedListenersAndRealmsNeedARestart) {
   const Config one = good("[[listen]]\naddress = \"192.0.2.1:1\"\n[[realm]]\nname = \"a\"\n");
-  const Config more = good("[[listen]]\naddress = \"192.0.2.1:1\"\n[[listen]]\naddress = "
-                           "\"192.0.2.1:2\"\n[[realm]]\nname = \"a\"\n[[realm]]\nname = \"b\"\n");
+  const Config more = good(
+      "[[listen]]\naddress = \"192.0.2.1:1\"\n[[listen]]\naddress = "
+      "\"192.0.2.1:2\"\n[[realm]]\nname = \"a\"\n[[realm]]\nname = \"b\"\n");
   const std::vector<Change> expected{{"listen.address", Reload::kRestart},
                                      {"realm.name", Reload::kRestart}};
   EXPECT_EQ(diff_for_reload(one, more), expected);
   EXPECT_EQ(diff_for_reload(more, one), expected);
-  EXPECT_EQ(refuse_reload(expected),
-            "listen.address, realm.name need a restart; nothing was changed. Restart culvertd, or undo "
-            "these changes and reload again");
+  EXPECT_EQ(
+      refuse_reload(expected),
+      "listen.address, realm.name need a restart; nothing was changed. Restart culvertd, or undo "
+      "these changes and reload again");
 }
 
 TEST(ConfigReload, AListenerMovedToAnotherRealmNeedsARestart) {
   const std::string realms = "[[realm]]\nname = \"a\"\n[[realm]]\nname = \"b\"\n";
-  EXPECT_EQ(diff_for_reload(
-                good("[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"a\"\n" + realms),
-                good("[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"b\"\n" + realms)),
-            (std::vector<Change>{{"listen[0].realm", Reload::kRestart}}));
+  EXPECT_EQ(
+      diff_for_reload(good("[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"a\"\n" + realms),
+                      good("[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"b\"\n" + realms)),
+      (std::vector<Change>{{"listen[0].realm", Reload::kRestart}}));
 }
 
 TEST(ConfigReload, SecretsAreComparedInClearAndNeverNamed) {
@@ -365,8 +379,8 @@ TEST(ConfigDocs, TheReferenceInTheDocumentationIsWhatTheKeyTableSays) {
 TEST(ConfigDocs, EveryNamedLimitIsInTheLimitsPage) {
   const std::string page = read_source("docs/limits.md");
   size_t found = 0;
-  for (const char* header : {"dataplane/api/limits.h", "config/config.h", "config/derive.h",
-                             "config/parse.h"}) {
+  for (const char* header :
+       {"dataplane/api/limits.h", "config/config.h", "config/derive.h", "config/parse.h"}) {
     const std::string text = read_source(header);
     const std::regex constant(R"(inline constexpr \w+(?:::\w+)? (k\w+)\s*=)");
     for (auto it = std::sregex_iterator(text.begin(), text.end(), constant);

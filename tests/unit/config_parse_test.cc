@@ -1,4 +1,5 @@
-// The configuration file: every mistake is told with line, key and fix; what is printed reads back equal.
+// The configuration file: every mistake is told with line, key and fix; what is printed reads back
+// equal.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -19,13 +20,15 @@ namespace {
   const ParseResult result = parse_toml(text, "culvert.toml");
   EXPECT_EQ(result.config.has_value(), result.errors.empty());
   std::string out;
-  for (const Diagnostic& d : result.errors) out += d.to_string() + "\n";
+  for (const Diagnostic& d : result.errors)
+    out += d.to_string() + "\n";
   return out;
 }
 
 [[nodiscard]] Config good(std::string_view text) {
   const ParseResult result = parse_toml(text, "culvert.toml");
-  for (const Diagnostic& d : result.errors) ADD_FAILURE() << d.to_string();
+  for (const Diagnostic& d : result.errors)
+    ADD_FAILURE() << d.to_string();
   return result.config.value_or(Config{});
 }
 
@@ -153,8 +156,8 @@ TEST(ConfigParse, EveryKeyIsRead) {
   EXPECT_EQ(c.run_as.group, "relay");
 }
 
-// kFull differs from the default in every key that has a second value, so a key that is not printed, not
-// read, or read into another's place shows here.
+// kFull differs from the default in every key that has a second value, so a key that is not
+// printed, not read, or read into another's place shows here.
 TEST(ConfigParse, WhatIsPrintedReadsBackEqualKeyByKey) {
   const Config full = good(kFull);
   const std::string printed = to_toml(full, true);
@@ -201,7 +204,8 @@ TEST(ConfigParse, TheDefaultFileWithItsExamplesUncommentedParsesAndHasEveryKey) 
     text += line + "\n";
   }
   const ParseResult result = parse_toml(text, "example.toml");
-  for (const Diagnostic& d : result.errors) ADD_FAILURE() << d.to_string();
+  for (const Diagnostic& d : result.errors)
+    ADD_FAILURE() << d.to_string();
   ASSERT_TRUE(result.config);
   for (const KeyInfo& key : config_keys())
     EXPECT_EQ(result.origins.count(element_path(key, 0)), 1u) << key.path();
@@ -233,10 +237,10 @@ constexpr Mistake kMistakes[] = {
     {"[limits]\nmax_allocations = 0",
      "culvert.toml:2: limits.max_allocations: 0 is out of range; give 1 to 1048576\n"},
     {"stop_grace = \"10 parsecs\"",
-     "culvert.toml:1: stop_grace: \"10 parsecs\" is not a duration; give seconds, or a number with a "
+     "culvert.toml:1: stop_grace: \"10 parsecs\" is not a duration; give seconds, or a number with "
+     "a "
      "unit: \"30s\", \"10m\", \"1h\"\n"},
-    {"stop_grace = \"2h\"",
-     "culvert.toml:1: stop_grace: \"2h\" is out of range; give 0s to 1h\n"},
+    {"stop_grace = \"2h\"", "culvert.toml:1: stop_grace: \"2h\" is out of range; give 0s to 1h\n"},
     {"stop_grace = 1979-05-27",
      "culvert.toml:1: stop_grace: must be a duration, is a date or time; give seconds, or a number "
      "with a unit: \"30s\", \"10m\", \"1h\"\n"},
@@ -249,7 +253,8 @@ constexpr Mistake kMistakes[] = {
     {"software = 5",
      "culvert.toml:1: software: must be a string, is a number; put it in double quotes\n"},
     {"driver = \"dpdk\"",
-     "culvert.toml:1: driver: the driver \"dpdk\" is not in this build; this build has: \"sockets\"\n"},
+     "culvert.toml:1: driver: the driver \"dpdk\" is not in this build; this build has: "
+     "\"sockets\"\n"},
     {"driver = \"xyz\"",
      "culvert.toml:1: driver: the driver \"xyz\" is not known; this build has: \"sockets\"\n"},
     {"[[listen]]\naddress = \"192.0.2.1\"",
@@ -258,55 +263,70 @@ constexpr Mistake kMistakes[] = {
     {"[[listen]]\naddress = \"192.0.2.1:0\"",
      "culvert.toml:2: listen.address: port 0 is no port to listen on; give a port from 1 to 65535; "
      "TURN's own is 3478\n"},
-    {"\n[[listen]]\n", "culvert.toml:2: listen.address: is missing from this [[listen]]; add address = "
-                       "\"0.0.0.0:3478\"\n"},
+    {"\n[[listen]]\n",
+     "culvert.toml:2: listen.address: is missing from this [[listen]]; add address = "
+     "\"0.0.0.0:3478\"\n"},
     {"[listen]\naddress = \"192.0.2.1:3478\"",
      "culvert.toml:1: listen: may be given several times and is a list of tables; write [[listen]] "
      "with two brackets\n"},
     {"[[limits]]\nmax_allocations = 5",
-     "culvert.toml:1: limits: must be a section, is a list; write [limits] and its keys under it\n"},
+     "culvert.toml:1: limits: must be a section, is a list; write [limits] and its keys under "
+     "it\n"},
     {"[[listen]]\naddress = \"192.0.2.1:1\"\nrealm = \"exampel\"\n[[realm]]\nname = \"example\"",
      "culvert.toml:3: listen.realm: there is no realm \"exampel\"; did you mean \"example\"?\n"},
     {"[[listen]]\naddress = \"192.0.2.1:1\"\n[[listen]]\naddress = \"192.0.2.1:1\"",
-     "culvert.toml:4: listen.address: 192.0.2.1:1 is given twice; give each address and port once\n"},
+     "culvert.toml:4: listen.address: 192.0.2.1:1 is given twice; give each address and port "
+     "once\n"},
     {"[[listen]]\naddress = \"224.0.0.1:1\"",
-     "culvert.toml:2: listen.address: 224.0.0.1 is no address a client can reach; give an address of "
+     "culvert.toml:2: listen.address: 224.0.0.1 is no address a client can reach; give an address "
+     "of "
      "this machine\n"},
     {"[relay]\nports = \"60000-50000\"",
-     "culvert.toml:2: relay.ports: \"60000-50000\" is not a range of ports; write \"49152-65535\": the "
+     "culvert.toml:2: relay.ports: \"60000-50000\" is not a range of ports; write \"49152-65535\": "
+     "the "
      "lowest, a dash, the highest, from 1 to 65535\n"},
     {"cores = 4\n[relay]\nports = \"50000-50006\"",
-     "culvert.toml:3: relay.ports: 7 ports are too few for 4 cores; give at least 8, or fewer cores\n"},
+     "culvert.toml:3: relay.ports: 7 ports are too few for 4 cores; give at least 8, or fewer "
+     "cores\n"},
     {"[relay]\naddresses = [\"0.0.0.0\"]",
-     "culvert.toml:2: relay.addresses: 0.0.0.0 is no address peers can reach; name an address of this "
+     "culvert.toml:2: relay.addresses: 0.0.0.0 is no address peers can reach; name an address of "
+     "this "
      "machine, or leave the list empty\n"},
     {"[relay]\naddresses = [\"10.0.0.1=2001:db8::1\"]",
-     "culvert.toml:2: relay.addresses: 10.0.0.1=2001:db8::1 mixes IPv4 and IPv6; bound and advertised "
+     "culvert.toml:2: relay.addresses: 10.0.0.1=2001:db8::1 mixes IPv4 and IPv6; bound and "
+     "advertised "
      "must be of one family\n"},
     {"[relay]\naddresses = [\n \"10.0.0.1\",\n \"nonsense\"]",
-     "culvert.toml:4: relay.addresses: \"nonsense\" is not a relay address; write \"203.0.113.5\", or "
+     "culvert.toml:4: relay.addresses: \"nonsense\" is not a relay address; write \"203.0.113.5\", "
+     "or "
      "\"10.0.0.5=203.0.113.5\" for BOUND=ADVERTISED\n"},
     {"[relay]\naddresses = \"10.0.0.1\"",
      "culvert.toml:2: relay.addresses: must be a list, is a string; write [ and ] around it, with "
      "commas between its parts\n"},
     {"[[realm]]\nname = \"a\"\n[[realm]]\nname = \"a\"",
-     "culvert.toml:4: realm.name: two realms are called \"a\"; give each [[realm]] a name of its own\n"},
+     "culvert.toml:4: realm.name: two realms are called \"a\"; give each [[realm]] a name of its "
+     "own\n"},
     {"[[realm]]\nname = \"\"",
      "culvert.toml:2: realm.name: the realm's name is empty; give at least one character\n"},
     {"[[realm]]\nname = \"a:b\"",
-     "culvert.toml:2: realm.name: a realm's name must not hold \", \\ or :; use the form of a domain "
+     "culvert.toml:2: realm.name: a realm's name must not hold \", \\ or :; use the form of a "
+     "domain "
      "name, such as \"example.org\"\n"},
     {"[[realm]]\nusers = { \"a:b\" = \"x\" }",
-     "culvert.toml:2: realm.users: the user's name \"a:b\" holds a colon; choose one without: the key "
+     "culvert.toml:2: realm.users: the user's name \"a:b\" holds a colon; choose one without: the "
+     "key "
      "of a user is made from name:realm:password\n"},
     {"[[realm]]\n[realm.users]\nalice = 5",
-     "culvert.toml:3: realm.users: the password of \"alice\" must be a string, is a number; put it in "
+     "culvert.toml:3: realm.users: the password of \"alice\" must be a string, is a number; put it "
+     "in "
      "double quotes\n"},
     {"[[realm]]\nusers = [\"alice\"]",
-     "culvert.toml:2: realm.users: must be a table, is a list; write [realm.users] and under it lines "
+     "culvert.toml:2: realm.users: must be a table, is a list; write [realm.users] and under it "
+     "lines "
      "such as alice = \"password\"\n"},
     {"[[realm]]\nsecrets = [\"a\", \"b\", \"c\"]",
-     "culvert.toml:2: realm.secrets: 3 shared secrets are given; at most 2: the one in use and the one "
+     "culvert.toml:2: realm.secrets: 3 shared secrets are given; at most 2: the one in use and the "
+     "one "
      "being rotated\n"},
     {"[[realm]]\nsecrets = [\"a\", \"a\"]",
      "culvert.toml:2: realm.secrets: the same shared secret is given twice; remove one\n"},
@@ -314,37 +334,44 @@ constexpr Mistake kMistakes[] = {
      "culvert.toml:2: realm.algorithms: \"sha265\" is not known; did you mean \"sha256\"? (one of "
      "\"sha256\", \"md5\")\n"},
     {"[limits]\ndefault_lifetime = \"30m\"\nmax_lifetime = \"20m\"",
-     "culvert.toml:2: limits.default_lifetime: 30m is more than limits.max_lifetime, 20m; lower it, or "
+     "culvert.toml:2: limits.default_lifetime: 30m is more than limits.max_lifetime, 20m; lower "
+     "it, or "
      "raise limits.max_lifetime\n"},
     {"[reply_budget]\nper_prefix = \"2MB/s\"\ntotal = \"1MB/s\"",
-     "culvert.toml:2: reply_budget.per_prefix: 2MB/s is more than reply_budget.total, 1MB/s; lower it, "
+     "culvert.toml:2: reply_budget.per_prefix: 2MB/s is more than reply_budget.total, 1MB/s; lower "
+     "it, "
      "or raise reply_budget.total\n"},
     {"[peers]\ndeny = [\"10.0.0.1/8\"]",
      "culvert.toml:2: peers.deny: \"10.0.0.1/8\" has bits set past its prefix length; write "
      "\"10.0.0.0/8\" for the network, or give the address alone\n"},
     {"[peers]\nallow = [\"10.0.0.0/33\"]",
-     "culvert.toml:2: peers.allow: \"10.0.0.0/33\" has no prefix length of an IPv4 network; a number "
+     "culvert.toml:2: peers.allow: \"10.0.0.0/33\" has no prefix length of an IPv4 network; a "
+     "number "
      "from 0 to 32 stands after the slash\n"},
     {"[peers]\ndefault_deny = \"no\"",
      "culvert.toml:2: peers.default_deny: must be true or false, is a string; write true or false "
      "without quotes\n"},
     {"[control_socket]\nmode = \"0666\"",
-     "culvert.toml:2: control_socket.mode: this mode lets everyone on the machine operate the relay; "
+     "culvert.toml:2: control_socket.mode: this mode lets everyone on the machine operate the "
+     "relay; "
      "leave out the last digit's write bit: \"0660\", and use control_socket.group\n"},
     {"[control_socket]\nmode = \"rw\"",
      "culvert.toml:2: control_socket.mode: \"rw\" is not a file mode; write three octal digits in "
      "quotes, such as \"0660\"\n"},
     {"[log]\nlevel = \"wraning\"",
-     "culvert.toml:2: log.level: \"wraning\" is not known; did you mean \"warning\"? (one of \"trace\", "
+     "culvert.toml:2: log.level: \"wraning\" is not known; did you mean \"warning\"? (one of "
+     "\"trace\", "
      "\"debug\", \"info\", \"warning\", \"error\")\n"},
 };
 
 TEST(ConfigParse, EachMistakeIsToldWithItsLineItsKeyAndWhatToDo) {
-  for (const Mistake& mistake : kMistakes) EXPECT_EQ(errors_of(mistake.text), mistake.message);
+  for (const Mistake& mistake : kMistakes)
+    EXPECT_EQ(errors_of(mistake.text), mistake.message);
 }
 
 TEST(ConfigParse, AllMistakesAreToldAtOnceInTheOrderOfTheFile) {
-  const std::string errors = errors_of("cores = 99\nfoo = 1\n[log]\nlevel = 3\n[limits]\nbar = 1\n");
+  const std::string errors =
+      errors_of("cores = 99\nfoo = 1\n[log]\nlevel = 3\n[limits]\nbar = 1\n");
   size_t last = 0;
   for (const char* line : {":1: ", ":2: ", ":4: ", ":6: "}) {
     const size_t at = errors.find(line);
@@ -387,8 +414,8 @@ TEST(ConfigParse, DurationsAndRatesKnowTheirUnitsAndRefuseTheRest) {
   EXPECT_EQ(parse_rate("1kbit/s"), 125u);
   EXPECT_EQ(parse_rate("8Gbit"), 1'000'000'000u);
   EXPECT_EQ(parse_rate("1MiB/s"), 1024u * 1024);
-  for (const char* bad : {"", "s", "-1s", "1.5h", "1h30m", "1 h ", "99999999999999999999",
-                          "18446744073709551615h"})
+  for (const char* bad :
+       {"", "s", "-1s", "1.5h", "1h30m", "1 h ", "99999999999999999999", "18446744073709551615h"})
     EXPECT_EQ(parse_duration(bad), std::nullopt) << bad;
   for (const char* bad : {"", "/s", "1mb", "1Kb", "1kB/m", "18446744073709551615GB"})
     EXPECT_EQ(parse_rate(bad), std::nullopt) << bad;
@@ -433,7 +460,8 @@ TEST(ConfigParse, WarningsNameWhatWorksButDeservesAWord) {
       "[[realm]]\nname = \"b\"\n[limits]\ndefault_lifetime = 60\n[peers]\ndefault_deny = false\n"
       "allow = [\"0.0.0.0/0\"]\n[metrics]\nlisten = \"192.0.2.1:9641\"\n");
   std::set<std::string> keys;
-  for (const Diagnostic& d : config_warnings(config, {})) keys.insert(d.key);
+  for (const Diagnostic& d : config_warnings(config, {}))
+    keys.insert(d.key);
   EXPECT_EQ(keys, (std::set<std::string>{"listen.address", "realm.name", "realm.secrets",
                                          "limits.default_lifetime", "peers.default_deny",
                                          "peers.allow", "metrics.listen"}));
@@ -446,7 +474,8 @@ TEST(ConfigParse, ListsLongerThanTheirLimitsAreRefused) {
   EXPECT_NE(errors_of("[peers]\ndeny = [" + networks + "]").find("4097 networks are given"),
             std::string::npos);
   std::string relays;
-  for (size_t i = 0; i <= kMaxRelayAddresses; ++i) relays += "\"10.0.0." + std::to_string(i + 1) + "\",";
+  for (size_t i = 0; i <= kMaxRelayAddresses; ++i)
+    relays += "\"10.0.0." + std::to_string(i + 1) + "\",";
   EXPECT_NE(errors_of("[relay]\naddresses = [" + relays + "]").find("65 addresses are given"),
             std::string::npos);
   std::string listeners;
@@ -459,8 +488,8 @@ TEST(ConfigParse, ListsLongerThanTheirLimitsAreRefused) {
   EXPECT_NE(errors_of(realms).find("65 realms are given"), std::string::npos);
 }
 
-// Bytes changed, cut out, doubled and swapped in a good file: either a valid Config comes out, which
-// then prints and reads back equal, or at least one error with a position inside the file.
+// Bytes changed, cut out, doubled and swapped in a good file: either a valid Config comes out,
+// which then prints and reads back equal, or at least one error with a position inside the file.
 TEST(ConfigParse, AnyMutationOfAGoodFileEitherParsesOrIsExplained) {
   const uint64_t seed = std::random_device{}();
   RecordProperty("seed", std::to_string(seed));
@@ -474,10 +503,18 @@ TEST(ConfigParse, AnyMutationOfAGoodFileEitherParsesOrIsExplained) {
       const size_t at = below(text.size());
       const size_t length = 1 + below(std::min<size_t>(20, text.size() - at));
       switch (below(4)) {
-        case 0: text[at] = static_cast<char>(random()); break;
-        case 1: text.erase(at, length); break;
-        case 2: text.insert(below(text.size()), text.substr(at, length)); break;
-        default: text[at] = "\"[]{}=#\n.0-/:"[below(13)]; break;
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, length);
+          break;
+        case 2:
+          text.insert(below(text.size()), text.substr(at, length));
+          break;
+        default:
+          text[at] = "\"[]{}=#\n.0-/:"[below(13)];
+          break;
       }
       if (text.empty()) text = "\n";
     }
@@ -491,7 +528,8 @@ TEST(ConfigParse, AnyMutationOfAGoodFileEitherParsesOrIsExplained) {
     if (!result.config) continue;
     ++parsed;
     const ParseResult again = parse_toml(to_toml(*result.config, true), "again");
-    for (const Diagnostic& d : again.errors) ADD_FAILURE() << d.to_string() << "\n" << text;
+    for (const Diagnostic& d : again.errors)
+      ADD_FAILURE() << d.to_string() << "\n" << text;
     ASSERT_TRUE(again.config == result.config) << text;
   }
   EXPECT_GT(parsed, 0u);

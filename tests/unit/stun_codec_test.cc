@@ -138,7 +138,7 @@ TEST(StunCodec, padding_of_any_content_is_accepted) {
   Draft draft;
   draft.builder.add(Attribute::kUsername, "abc");
   Bytes bytes = draft.bytes();
-  bytes.back() = 0x5a;
+  bytes.at(kHeaderSize + 4 + 3) = 0x5a;
   const Parsed parsed(bytes);
   EXPECT_EQ(parsed.error, ParseError::kNone);
   EXPECT_EQ(parsed.message.value(AttributeSlot::kUsername).size(), 3u);

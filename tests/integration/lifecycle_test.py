@@ -47,7 +47,8 @@ class Lifecycle(unittest.TestCase):
         client.allocate()
         peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(peer.close)
-        peer.bind(("127.0.0.1", 0))
+        # Not the relay's own address: there only its relayed ports are peers.
+        peer.bind(("127.0.0.2", 0))
         peer.settimeout(5)
         client.bind(CHANNEL, peer.getsockname())
         return client, peer

@@ -121,3 +121,36 @@ class Network:
     @staticmethod
     def exec(namespace):
         return ["ip", "netns", "exec", namespace]
+
+
+class AddressBook:
+    """One namespace whose loopback interface has several IPv6 addresses: a relay and its peers on
+    one machine, each with an address of its own (the loopback network itself has only ::1)."""
+
+    ADDRESSES = ("fd77:9::1", "fd77:9::2")
+
+    def __init__(self):
+        if os.geteuid() != 0:
+            raise unittest.SkipTest("network namespaces need root")
+        self.name = f"culvert-{os.getpid()}-lo"
+
+    def __enter__(self):
+        command("ip", "netns", "add", self.name)
+        try:
+            command("ip", "-n", self.name, "link", "set", "lo", "up")
+            for address in self.ADDRESSES:
+                command("ip", "-n", self.name, "addr", "add", f"{address}/128", "dev", "lo",
+                        "nodad")
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def remove(self):
+        subprocess.run(["ip", "netns", "delete", self.name], check=False)
+
+    def prefix(self):
+        return ["ip", "netns", "exec", self.name]

@@ -87,9 +87,7 @@ DerivedLimits derive(const Config& config, const ResourceCosts& costs,
   out.file_descriptors =
       fds_fixed + std::min(wanted * ports_each, all_ports) * costs.fds_per_relayed_port;
 
-  const uint64_t rings =
-      sizeof(uint64_t) * 8 * (uint64_t{out.command_ring_slots} + out.event_ring_slots);
-  const uint64_t memory_fixed = costs.bytes_fixed + out.cores * (costs.bytes_per_core + rings);
+  const uint64_t memory_fixed = costs.bytes_fixed + out.cores * costs.bytes_per_core;
   const uint64_t entries = uint64_t{out.per_core_allocations} * out.cores;
   out.memory_bytes = memory_fixed + entries * costs.bytes_per_allocation;
 

@@ -27,7 +27,8 @@ inline constexpr uint64_t kOtherFileDescriptors = 256;
 
 struct ResourceCosts {
   uint64_t bytes_per_allocation = 1024;  // the bound the project holds itself to
-  uint64_t bytes_per_core = 0;           // tables and rings that do not grow with allocations
+  // Tables that do not grow with allocations, and the two rings.
+  uint64_t bytes_per_core = uint64_t{64} * (kCommandRingSlots + kEventRingSlots);
   uint64_t bytes_fixed = 0;
   uint64_t fds_per_relayed_port = 1;
   uint64_t fds_per_listener_and_core = 1;

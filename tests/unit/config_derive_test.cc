@@ -178,8 +178,7 @@ TEST(ConfigDerive, CostsOfDriverAndCoresCount) {
   costs.bytes_fixed = 90000;
   costs.fds_per_relayed_port = 0;  // a driver whose ports are table rows
   const DerivedLimits d = derive(two_families(1000, 4), costs, {});
-  const uint64_t rings = 64u * (kCommandRingSlots + kEventRingSlots);
-  EXPECT_EQ(d.memory_bytes, 90000 + 4 * (7000 + rings) + 4 * d.per_core_allocations * 500ull);
+  EXPECT_EQ(d.memory_bytes, 90000 + 4 * 7000 + 4 * d.per_core_allocations * 500ull);
   EXPECT_EQ(d.file_descriptors, kOtherFileDescriptors + 4);
   EXPECT_EQ(d.binding_limit().name, "limits.max_allocations");
 }

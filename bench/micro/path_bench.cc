@@ -97,6 +97,7 @@ class Bench {
   Samples table_only() {
     std::vector<NarrowKey> keys(options_.burst);
     std::vector<uint64_t> hashes(options_.burst);
+    std::vector<uint32_t> slots(options_.burst);
     return run(
         [&] {
           for (NarrowKey& key : keys) key = key_of(pick());
@@ -107,10 +108,13 @@ class Bench {
             hashes[i] = hash_key(keys[i], core_->flows.seed);
             table.prefetch_group(hashes[i]);
           }
-          for (uint32_t i = 0; i < options_.burst; ++i) table.prefetch_entry(hashes[i]);
+          for (uint32_t i = 0; i < options_.burst; ++i) slots[i] = table.probe(hashes[i]);
           for (uint32_t i = 0; i < options_.burst; ++i) {
-            const uint32_t slot = table.find(
-                hashes[i], [&](const NarrowFlow& f) { return same_key(f.key, keys[i]); });
+            uint32_t slot = slots[i];
+            if (slot == kNoSlot || !same_key(table[slot].key, keys[i])) {
+              slot = table.find(hashes[i],
+                                [&](const NarrowFlow& f) { return same_key(f.key, keys[i]); });
+            }
             ++table[slot].packets;
           }
         });
@@ -134,7 +138,7 @@ class Bench {
           fill_datagrams(true);
           classify(*core_, {rx_.data(), options_.burst}, *core_->work);
         },
-        [&] { lookup(core_->flows, options_.burst, *core_->work); });
+        [&] { lookup(core_->flows, *core_->work); });
   }
   Samples forward_only() {
     PathContext path(*core_, snapshot_, Ticks{1000}, *out_);
@@ -142,7 +146,7 @@ class Bench {
         [&] {
           fill_datagrams(true);
           classify(*core_, {rx_.data(), options_.burst}, *core_->work);
-          lookup(core_->flows, options_.burst, *core_->work);
+          lookup(core_->flows, *core_->work);
           out_->count = 0;
         },
         [&] {

@@ -68,15 +68,18 @@ class SwissTable {
   void prefetch_group(uint64_t hash) const {
     __builtin_prefetch(control_ + size_t{group_of(hash)} * kGroup);
   }
-  // Second step: bring in the entry that most likely matches. Reads the control group.
-  void prefetch_entry(uint64_t hash) const {
+  // Second step: the first slot of the home group whose tag matches, or kNoSlot; its entry is prefetched.
+  // Nearly always the one that find() will return: the caller compares its key before it calls find().
+  [[nodiscard]] uint32_t probe(uint64_t hash) const {
     const uint32_t group = group_of(hash);
     const uint32_t match = match_tag(group, tag_of(hash));
-    if (match == 0) return;
-    const Entry* at = entries_ + group * kGroup + static_cast<uint32_t>(std::countr_zero(match));
+    if (match == 0) return kNoSlot;
+    const uint32_t slot = group * kGroup + static_cast<uint32_t>(std::countr_zero(match));
+    const Entry* at = entries_ + slot;
     __builtin_prefetch(at, 1);
     if constexpr (sizeof(Entry) > kCacheLine)
       __builtin_prefetch(reinterpret_cast<const uint8_t*>(at) + kCacheLine, 1);
+    return slot;
   }
 
   // The slot of the entry for which equal(entry) holds, or kNoSlot.

@@ -22,10 +22,9 @@ constexpr uint8_t kLastReservedChannelByte = 0x7f;
 }
 
 template <class MakeKey>
-void set_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
-  work.wide[i] = rx.source.ip.is_v6();
-  if (work.wide[i]) work.wide_key[i] = make.template operator()<WideKey>();
-  else work.narrow_key[i] = make.template operator()<NarrowKey>();
+void add_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
+  if (rx.source.ip.is_v6()) work.wide_keys.add(i, make.template operator()<WideKey>());
+  else work.narrow.add(i, make.template operator()<NarrowKey>());
 }
 
 [[nodiscard]] Step drop(CoreState& core, Outcome outcome) {
@@ -43,7 +42,7 @@ void set_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
     const uint16_t length = load_be16(rx.payload + 2);
     if (size_t{length} + kChannelHeaderSize > rx.length)
       return drop(core, Outcome::k_channel_data_short);
-    set_key(work, i, rx, [&]<class Key>() {
+    add_key(work, i, rx, [&]<class Key>() {
       return client_key<Key>(rx.source, rx.listener, channel);
     });
     return Step::kChannelData;
@@ -57,6 +56,7 @@ void set_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
 }  // namespace
 
 void classify(CoreState& core, std::span<const RxDatagram> in, BurstWork& work) {
+  work.narrow.count = work.wide_keys.count = 0;
   for (size_t i = 0; i < in.size(); ++i) {
     const RxDatagram& rx = in[i];
     if (rx.kind == RxKind::kIcmpError) {
@@ -64,7 +64,7 @@ void classify(CoreState& core, std::span<const RxDatagram> in, BurstWork& work) 
     } else if (is_martian(rx.source)) [[unlikely]] {
       work.step[i] = drop(core, Outcome::k_martian);
     } else if (rx.kind == RxKind::kPeer) {
-      set_key(work, i, rx, [&]<class Key>() { return peer_key<Key>(rx.source, rx.relay); });
+      add_key(work, i, rx, [&]<class Key>() { return peer_key<Key>(rx.source, rx.relay); });
       work.step[i] = Step::kPeerDatagram;
     } else {
       work.step[i] = classify_client(core, rx, i, work);

@@ -33,14 +33,27 @@ enum class Step : uint8_t {
   kIcmpError,
 };
 
-// Per-datagram scratch of one burst, structure of arrays so that each stage streams over what it needs.
+// Scratch of one burst. Datagrams with a key are listed by the table they look in, densely, so that each
+// look-up loop is uniform: no branch on kind or family inside it.
+template <class Key>
+struct KeyList {
+  uint32_t count = 0;
+  std::array<uint8_t, kMaxBurst> index;  // of the datagram in the burst
+  std::array<Key, kMaxBurst> key;
+  std::array<uint64_t, kMaxBurst> hash;
+
+  void add(size_t i, const Key& k) {
+    index[count] = static_cast<uint8_t>(i);
+    key[count] = k;
+    ++count;
+  }
+};
 struct BurstWork {
   std::array<Step, kMaxBurst> step;
-  std::array<bool, kMaxBurst> wide;          // key is in wide_key
-  std::array<NarrowKey, kMaxBurst> narrow_key;
-  std::array<WideKey, kMaxBurst> wide_key;
-  std::array<uint64_t, kMaxBurst> hash;
-  std::array<uint32_t, kMaxBurst> slot;      // of the flow, or kNoSlot
+  std::array<bool, kMaxBurst> wide;      // slot is of the wide table
+  std::array<uint32_t, kMaxBurst> slot;  // of the flow, or kNoSlot
+  KeyList<NarrowKey> narrow;
+  KeyList<WideKey> wide_keys;
 };
 
 struct CoreState {

@@ -1,14 +1,10 @@
-// Stages 2-4: hash and prefetch, probe, resolve. Three short loops, so that the memory of the whole burst
-// is under way before the first entry is needed (architecture.md 5.4).
+// Stages 2-4: hash and prefetch, probe, resolve. Three short loops per table, so that the memory of the
+// whole burst is under way before the first entry is needed (architecture.md 5.4).
 #include "dataplane/path/stages.h"
 
 namespace culvert {
 
 namespace {
-
-[[nodiscard]] bool has_key(Step step) {
-  return step == Step::kChannelData || step == Step::kPeerDatagram;
-}
 
 [[nodiscard]] WideKey widen(const NarrowKey& narrow) {
   WideKey key;
@@ -22,52 +18,42 @@ namespace {
   return key;
 }
 
+// Fills work.slot for every datagram listed. The user's token bucket is the one other line a packet
+// needs: fetched as soon as its flow names it.
 template <class Flow, class Key>
-[[nodiscard]] uint32_t find(const SwissTable<Flow>& table, const Key& key, uint64_t hash) {
-  return table.find(hash, [&](const Flow& flow) { return same_key(flow.key, key); });
-}
-
-void prefetch_policer(const FlowState& flows, uint32_t policer) {
-  __builtin_prefetch(&flows.policers[policer], 1);
+void resolve(const FlowState& flows, const SwissTable<Flow>& table, KeyList<Key>& list,
+             BurstWork& work) {
+  for (uint32_t k = 0; k < list.count; ++k) {
+    list.hash[k] = hash_key(list.key[k], flows.seed);
+    table.prefetch_group(list.hash[k]);
+  }
+  std::array<uint32_t, kMaxBurst> candidate;
+  for (uint32_t k = 0; k < list.count; ++k) candidate[k] = table.probe(list.hash[k]);
+  for (uint32_t k = 0; k < list.count; ++k) {
+    const Key& key = list.key[k];
+    uint32_t slot = candidate[k];
+    if (slot == kNoSlot || !same_key(table[slot].key, key)) [[unlikely]] {
+      slot = table.find(list.hash[k], [&](const Flow& f) { return same_key(f.key, key); });
+    }
+    const uint8_t i = list.index[k];
+    work.slot[i] = slot;
+    work.wide[i] = std::is_same_v<Flow, WideFlow>;
+    if (slot != kNoSlot) __builtin_prefetch(&flows.policers[table[slot].policer], 1);
+  }
 }
 
 }  // namespace
 
-void lookup(const FlowState& flows, size_t count, BurstWork& work) {
-  for (size_t i = 0; i < count; ++i) {
-    if (!has_key(work.step[i])) continue;
-    if (work.wide[i]) {
-      work.hash[i] = hash_key(work.wide_key[i], flows.seed);
-      flows.wide.prefetch_group(work.hash[i]);
-    } else {
-      work.hash[i] = hash_key(work.narrow_key[i], flows.seed);
-      flows.narrow.prefetch_group(work.hash[i]);
+void lookup(const FlowState& flows, BurstWork& work) {
+  resolve(flows, flows.narrow, work.narrow, work);
+  if (flows.wide.size() != 0) {
+    // IPv4 datagrams whose flow has an IPv6 side.
+    for (uint32_t k = 0; k < work.narrow.count; ++k) {
+      const uint8_t i = work.narrow.index[k];
+      if (work.slot[i] == kNoSlot) work.wide_keys.add(i, widen(work.narrow.key[k]));
     }
   }
-  for (size_t i = 0; i < count; ++i) {
-    if (!has_key(work.step[i])) continue;
-    if (work.wide[i]) flows.wide.prefetch_entry(work.hash[i]);
-    else flows.narrow.prefetch_entry(work.hash[i]);
-  }
-  for (size_t i = 0; i < count; ++i) {
-    if (!has_key(work.step[i])) continue;
-    if (work.wide[i]) {
-      work.slot[i] = find(flows.wide, work.wide_key[i], work.hash[i]);
-      if (work.slot[i] != kNoSlot) prefetch_policer(flows, flows.wide[work.slot[i]].policer);
-      continue;
-    }
-    work.slot[i] = find(flows.narrow, work.narrow_key[i], work.hash[i]);
-    if (work.slot[i] != kNoSlot) [[likely]] {
-      prefetch_policer(flows, flows.narrow[work.slot[i]].policer);
-      continue;
-    }
-    if (flows.wide.size() == 0) continue;
-    // An IPv4 side whose other side is IPv6.
-    work.wide_key[i] = widen(work.narrow_key[i]);
-    work.wide[i] = true;
-    work.hash[i] = hash_key(work.wide_key[i], flows.seed);
-    work.slot[i] = find(flows.wide, work.wide_key[i], work.hash[i]);
-  }
+  resolve(flows, flows.wide, work.wide_keys, work);
 }
 
 }  // namespace culvert

@@ -25,7 +25,7 @@ void dispatch(PathContext& path, const RxDatagram& rx, Step step, bool wide, uin
 void run(PathContext& path, std::span<const RxDatagram> in) {
   BurstWork& work = *path.core.work;
   classify(path.core, in, work);
-  lookup(path.core.flows, in.size(), work);
+  lookup(path.core.flows, work);
   for (size_t i = 0; i < in.size(); ++i)
     dispatch(path, in[i], work.step[i], work.wide[i], work.slot[i]);
 }

@@ -20,7 +20,7 @@ struct PathContext {
 };
 
 void classify(CoreState& core, std::span<const RxDatagram> in, BurstWork& work);
-void lookup(const FlowState& flows, size_t count, BurstWork& work);
+void lookup(const FlowState& flows, BurstWork& work);
 
 template <class Flow>
 void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot);

@@ -91,10 +91,6 @@ IntegrityKey integrity_key(const Md5Key& md5, const Sha256Key& sha256,
   return out;
 }
 
-std::string timed_password(std::string_view secret, std::string_view username, SecretHash hash) {
-  return crypto::rest_password(secret, username, hash == SecretHash::kSha256);
-}
-
 Authenticator::Authenticator(UserTable& users, crypto::Random& random) : users_(users) {
   random.fill(dummy_md5_);
   random.fill(dummy_sha256_);
@@ -117,9 +113,9 @@ bool Authenticator::verify_timed(const stun::Message& request, const RealmState&
     return integrity_holds(request, out.integrity.key);
   }
   for (const std::string& secret : realm.secrets) {
-    for (const SecretHash hash : {SecretHash::kSha1, SecretHash::kSha256}) {
+    for (const bool sha256 : {false, true}) {  // SHA-1 first: it is what services mint
       StoredAccount account;
-      const std::string password = timed_password(secret, who.username, hash);
+      const std::string password = crypto::rest_password(secret, who.username, sha256);
       if (!make_account(who.username, realm.name, password, account)) return false;
       out.integrity.key = integrity_key(account.md5_key, account.sha256_key, algorithm);
       if (!integrity_holds(request, out.integrity.key)) continue;

@@ -102,9 +102,4 @@ class Authenticator {
   Sha256Key dummy_sha256_{};
 };
 
-// Password of a time-limited username (base64).
-enum class SecretHash : uint8_t { kSha1, kSha256 };
-[[nodiscard]] std::string timed_password(std::string_view secret, std::string_view username,
-                                         SecretHash hash);
-
 }  // namespace culvert

@@ -17,16 +17,6 @@ constexpr int kRejectionTries = 32;
 
 }  // namespace
 
-uint32_t random_below(crypto::Random& random, uint32_t bound) {
-  ENSURE(bound > 0);
-  // Values under `threshold` would make the low results likelier: 2^32 mod bound of them are refused.
-  const uint32_t threshold = (0u - bound) % bound;
-  for (;;) {
-    const uint32_t value = random.u32();
-    if (value >= threshold) return value % bound;
-  }
-}
-
 PortTable::PortTable(uint16_t low, uint16_t high, CoreId cores) : low_(low), cores_(cores) {
   ENSURE(low > 0 && low <= high && cores > 0);
   const uint32_t count = uint32_t{high} - low + 1;
@@ -76,13 +66,13 @@ std::optional<uint16_t> PortTable::pick(const Slice& slice, PortKind kind,
   if (slice.free == 0) return std::nullopt;
   const uint16_t* free = &order_[slice.begin];
   for (int i = 0; i < kRejectionTries; ++i) {
-    const uint16_t port = free[random_below(random, slice.free)];
+    const uint16_t port = free[random.below(slice.free)];
     if (fits(port, kind)) return port;
   }
   const auto fitting = static_cast<uint32_t>(
       std::count_if(free, free + slice.free, [&](uint16_t port) { return fits(port, kind); }));
   if (fitting == 0) return std::nullopt;
-  uint32_t k = random_below(random, fitting);
+  uint32_t k = random.below(fitting);
   for (uint32_t i = 0; i < slice.free; ++i) {
     if (fits(free[i], kind) && k-- == 0) return free[i];
   }

@@ -28,9 +28,6 @@ enum class PortKind : uint8_t {
   kEvenPair,  // EVEN-PORT, R = 1: the port is even and port + 1 is free too
 };
 
-// A number in [0, bound) without modulo bias; bound > 0.
-[[nodiscard]] uint32_t random_below(crypto::Random& random, uint32_t bound);
-
 // The ports of one relay address.
 class PortTable {
  public:

@@ -128,7 +128,7 @@ std::optional<RelayLeg> TurnServer::Impl::draw_leg(Family family, CoreId core, P
   const uint16_t heard = engine_.snapshot().listeners[listener].address;
   auto at = std::find(relays.begin(), relays.end(), heard);
   if (at == relays.end() && relays.size() > 1)
-    at = relays.begin() + random_below(random_, static_cast<uint32_t>(relays.size()));
+    at = relays.begin() + random_.below(static_cast<uint32_t>(relays.size()));
   const auto start = at == relays.end() ? size_t{0} : static_cast<size_t>(at - relays.begin());
   for (size_t i = 0; i < relays.size(); ++i) {
     const uint16_t address = relays[(start + i) % relays.size()];

@@ -3,20 +3,15 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "config/derive.h"
 #include "control/snapshot_builder.h"
 #include "control/turn_impl.h"
+#include "crypto/credentials.h"
 #include "crypto/random.h"
 #include "dataplane/base/assert.h"
 #include "dataplane/steer/owner.h"
 
 namespace culvert {
-
-uint32_t allocations_per_core(uint32_t max_allocations, CoreId cores) {
-  if (cores <= 1) return max_allocations;
-  // A quarter more than an equal share: clients are spread over cores by hash, not evenly.
-  const uint32_t equal = max_allocations / cores + (max_allocations % cores != 0 ? 1 : 0);
-  return std::min(max_allocations, equal + equal / 4 + 1);
-}
 
 TurnServer::Impl::Impl(const Config& config, Engine& engine, crypto::Random& random,
                        TurnHooks hooks, ControlTime now)
@@ -559,10 +554,10 @@ std::optional<TurnServer::Minted> TurnServer::Impl::mint(std::string_view realm,
     if (state.secrets.empty()) return std::nullopt;
     Minted out;
     out.expires_unix_seconds = now.unix_seconds + lifetime_seconds;
-    out.username = std::to_string(out.expires_unix_seconds);
-    if (!user.empty()) out.username.append(":").append(user);
-    // SHA-1: what every client of the convention computes.
-    out.password = timed_password(state.secrets.front(), out.username, SecretHash::kSha1);
+    crypto::MintedCredential minted =
+        crypto::mint_rest(state.secrets.front(), out.expires_unix_seconds, user);
+    out.username = std::move(minted.username);
+    out.password = std::move(minted.password);
     out.realm = state.name;
     return out;
   }

@@ -56,10 +56,6 @@ inline constexpr uint64_t kPublishMs = 1000;
 // Bytes of control's tables per configured allocation (checked at compile time; users not counted).
 inline constexpr size_t kControlBytesPerAllocation = 160;
 
-// Handles (and so allocations) there are on each core: what a core's tables must hold. One core: all; more:
-// an equal share and a quarter, since clients are spread by hash.
-[[nodiscard]] uint32_t allocations_per_core(uint32_t max_allocations, CoreId cores);
-
 // Names an allocation for operators: its core and its handle there.
 struct AllocationId {
   CoreId core = 0;

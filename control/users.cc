@@ -1,8 +1,8 @@
 #include "control/users.h"
 
-#include <charconv>
 #include <functional>
 
+#include "crypto/credentials.h"
 #include "dataplane/base/assert.h"
 
 namespace culvert {
@@ -15,16 +15,9 @@ constexpr uint32_t kTicketIndexMask = (1u << kTicketIndexBits) - 1;
 }  // namespace
 
 TimedName parse_timed_name(std::string_view username) {
-  TimedName out;
-  const size_t colon = username.find(':');
-  const std::string_view digits = username.substr(0, colon);
-  const char* end = digits.data() + digits.size();
-  const auto [stop, error] = std::from_chars(digits.data(), end, out.expires_unix_seconds);
-  if (digits.empty() || error != std::errc{} || stop != end) return out;
-  out.valid = true;
-  const bool named = colon != std::string_view::npos && colon + 1 < username.size();
-  out.account = named ? username.substr(colon + 1) : username;
-  return out;
+  const auto parsed = crypto::parse_rest_username(username);
+  if (!parsed) return {};
+  return {true, parsed->expiry_unix_seconds, parsed->id.empty() ? username : parsed->id};
 }
 
 size_t UserTable::KeyHash::operator()(const Key& key) const {

@@ -1,7 +1,5 @@
 #include "dataplane/api/recording_engine.h"
 
-#include "dataplane/base/assert.h"
-
 namespace culvert {
 
 RecordingEngine::RecordingEngine(CoreId cores, size_t event_slots)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dataplane/api/engine.h"
+#include "dataplane/base/assert.h"
 
 namespace culvert {
 
@@ -25,8 +26,15 @@ class RecordingEngine final : public Engine {
       std::memcpy(&type, fixed.data(), sizeof type);  // MessageHeader::type comes first
       return static_cast<CommandType>(type);
     }
+    [[nodiscard]] CommandHead head() const {
+      CommandHead out;
+      std::memcpy(static_cast<void*>(&out), fixed.data(), sizeof out);
+      return out;
+    }
+    // The caller has looked at type().
     template <RingMessage T>
     [[nodiscard]] T as() const {
+      ENSURE(type() == T::kType && fixed.size() == sizeof(T));
       T out;
       std::memcpy(static_cast<void*>(&out), fixed.data(), sizeof out);
       return out;

@@ -6,7 +6,7 @@ The proxy (culvert-impair) tells afterwards how many datagrams it lost, doubled 
 tool must have seen exactly that many lost and doubled, as many reordered as could be (one held back at
 the end of its flow has nobody behind it), and a delay that is never less than the one put in.
 Runs against the bare loop of this tree, and against coturn and culvertd where they are.
-Usage: culvert_load_test.py BUILD_FOLDER
+Usage: culvert_load_test.py [BUILD_FOLDER], or CULVERT_BUILD in the environment.
 """
 import json
 import os
@@ -20,7 +20,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "..", "bench", "compare"))
 import contenders  # noqa: E402
 
-BUILD = os.path.abspath(sys.argv.pop(1) if len(sys.argv) > 1 else "build")
+ROOT = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.path.abspath(os.environ.get("CULVERT_BUILD") or os.path.join(ROOT, "build"))
+if __name__ == "__main__" and len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
+    BUILD = os.path.abspath(sys.argv.pop(1))
 LOAD = os.path.join(BUILD, "tools/culvert-load/culvert-load")
 IMPAIR = os.path.join(BUILD, "tools/culvert-load/culvert-impair")
 PLACES = {

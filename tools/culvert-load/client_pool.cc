@@ -18,7 +18,7 @@ std::string explain(const Event& event) {
   std::string out = event.code != 0 ? std::to_string(event.code) + " " : std::string();
   out += event.reason;
   if (event.code == 401) out += " (is --user or --password wrong?)";
-  if (event.code == 403) out += " (does the server permit peers at this address?)";
+  if (event.code == 403) out += " (does the server permit peers there? its own relay address often is not: see --peer-address)";
   if (event.code == 486) out += " (the server's quota for this user)";
   if (event.code == 508) out += " (the server has no free port or no room left)";
   return out;

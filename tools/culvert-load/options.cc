@@ -134,7 +134,7 @@ void add_relay(CLI::App* app, Options& o, Raw& raw) {
   app->add_option("--peers", o.peers, "peer sockets they share")
       ->check(CLI::Range(1u, 60000u))
       ->capture_default_str();
-  app->add_option("--peer-address", raw.peer_address, "where the peers are")->type_name("ADDRESS");
+  app->add_option("--peer-address", raw.peer_address, "where the peers are; on loopback 127.0.0.2")->type_name("ADDRESS");
   app->add_option("--bare", raw.bare,
                   "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
   add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");

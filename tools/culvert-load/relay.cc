@@ -96,7 +96,6 @@ class RelayWorker final : public Worker {
   std::unique_ptr<ClientPool> pool_;
   std::vector<TransportAddress> peer_address_;
   std::vector<Endpoint> peers_;
-  size_t first_client_endpoint_ = 0;
   std::vector<Flow> flows_;
   std::vector<uint8_t> buffer_;
   size_t stride_ = 0;
@@ -178,6 +177,10 @@ std::string RelayWorker::open_peers() {
   if (o_.mode != Mode::kRelay || o_.topology == Topology::kClientToClient) return {};
   const auto wanted = ClientPool::allocate_options(o_).family.value_or(Family::kIpv4);
   std::optional<IpAddress> ip = o_.peer_address;
+  // On one machine not the server's own address: a relay may refuse to talk to itself.
+  const bool loopback = o_.server.ip.is_v4() && o_.server.ip.v4_host() >> 24 == 127;
+  if (!ip && loopback && wanted == Family::kIpv4)
+    ip = IpAddress::parse(o_.server.ip == *IpAddress::parse("127.0.0.2") ? "127.0.0.1" : "127.0.0.2");
   if (!ip && o_.server.ip.family == wanted) ip = source_address(o_.server);
   // Across families there is no route to ask; a server on this machine has both loopbacks.
   if (!ip) ip = IpAddress::parse(wanted == Family::kIpv6 ? "::1" : "127.0.0.1");

@@ -1,6 +1,6 @@
-// Accounts as they are stored: long-term keys and userhash, never a password (RFC 8656 section 6, RFC 8489
-// sections 14.4 and 18.5). An immutable table that a worker reads from a database and the control thread
-// then serves from; also what the static users of the configuration become.
+// Accounts as they are stored: long-term keys and userhash, never a password (RFC 8656 section 6,
+// RFC 8489 sections 14.4 and 18.5). An immutable table that a worker reads from a database and the
+// control thread then serves from; also what the static users of the configuration become.
 #pragma once
 
 #include <array>
@@ -18,10 +18,10 @@ using Sha256Key = std::array<uint8_t, 32>;
 using Userhash = std::array<uint8_t, 32>;
 
 struct StoredAccount {
-  std::string name;      // after OpaqueString (RFC 8265)
-  Md5Key md5_key{};      // MD5(name ":" realm ":" password)
+  std::string name;        // after OpaqueString (RFC 8265)
+  Md5Key md5_key{};        // MD5(name ":" realm ":" password)
   Sha256Key sha256_key{};  // SHA-256(name ":" realm ":" password)
-  Userhash userhash{};   // SHA-256(name ":" realm)
+  Userhash userhash{};     // SHA-256(name ":" realm)
 };
 
 // The account of a password: keys and userhash. False: name, realm or password contains what

@@ -20,8 +20,8 @@ struct AlgorithmChoice {
   bool sha256_response = false;  // it was not processed "as though MD5"
 };
 
-// Whether the nonce says that algorithms were offered with it. Read from the cookie's text, also of nonces
-// we cannot verify: those end in 438 in any case, but the checks before must come first.
+// Whether the nonce says that algorithms were offered with it. Read from the cookie's text, also of
+// nonces we cannot verify: those end in 438 in any case, but the checks before must come first.
 [[nodiscard]] bool cookie_offers_algorithms(std::span<const uint8_t> nonce) {
   static constexpr std::string_view kCookie = "obMatJos2";
   if (nonce.size() < kCookie.size() + 4) return false;
@@ -43,12 +43,12 @@ struct AlgorithmChoice {
 
   const auto list = request.value(AttributeSlot::kPasswordAlgorithms);
   const auto choice = request.value(AttributeSlot::kPasswordAlgorithm);
-  // What was sent with a nonce of ours is what we offer now (new offers come with new nonce keys). What
-  // was sent with a stranger's nonce nobody knows.
+  // What was sent with a nonce of ours is what we offer now (new offers come with new nonce keys).
+  // What was sent with a stranger's nonce nobody knows.
   const auto offered = std::span(realm.algorithms_attribute);
   const bool ours = nonce.state != NonceState::kForeign;
-  if (ours && (offered.size() < 4 || !std::equal(list.begin(), list.end(), offered.begin() + 4,
-                                                 offered.end())))
+  if (ours && (offered.size() < 4 ||
+               !std::equal(list.begin(), list.end(), offered.begin() + 4, offered.end())))
     return out;
   // Neither MD5 nor SHA-256 has parameters.
   if (choice.size() != 4 || load_be16(choice.data() + 2) != 0) return out;
@@ -134,8 +134,7 @@ AuthResult Authenticator::check(const stun::Message& request, const RealmState& 
                                 uint16_t realm_index, const NonceCheck& nonce, bool nonce_valid,
                                 UserId live_user, uint64_t unix_seconds) {
   AuthResult out;
-  const bool named =
-      request.has(AttributeSlot::kUsername) || request.has(AttributeSlot::kUserhash);
+  const bool named = request.has(AttributeSlot::kUsername) || request.has(AttributeSlot::kUserhash);
   if (!named || !request.has(AttributeSlot::kRealm) || !request.has(AttributeSlot::kNonce)) {
     out.error = 400;
     return out;
@@ -173,10 +172,9 @@ AuthResult Authenticator::check(const stun::Message& request, const RealmState& 
     out.account = timed.timed.account;
     holds = verify_timed(request, realm, realm_index, timed, choice.algorithm, out);
   } else {
-    out.integrity.key =
-        account != nullptr
-            ? integrity_key(account->md5_key, account->sha256_key, choice.algorithm)
-            : integrity_key(dummy_md5_, dummy_sha256_, choice.algorithm);
+    out.integrity.key = account != nullptr
+                            ? integrity_key(account->md5_key, account->sha256_key, choice.algorithm)
+                            : integrity_key(dummy_md5_, dummy_sha256_, choice.algorithm);
     holds = integrity_holds(request, out.integrity.key) && account != nullptr;
   }
   if (!holds || !right_realm) {

@@ -1,14 +1,16 @@
 // Long-term credentials as RFC 8489 section 9.2.4 orders their checks: 400 for what is missing, the
-// PASSWORD-ALGORITHM checks against bidding down, 401 for an unknown user or wrong integrity, and the nonce
-// last. Users come from the configuration, from stored accounts, or from a shared secret (the TURN REST
-// convention: username "expiry:name", password base64(HMAC(secret, username)) by SHA-1 or SHA-256).
+// PASSWORD-ALGORITHM checks against bidding down, 401 for an unknown user or wrong integrity, and
+// the nonce last. Users come from the configuration, from stored accounts, or from a shared secret
+// (the TURN REST convention: username "expiry:name", password base64(HMAC(secret, username)) by
+// SHA-1 or SHA-256).
 //
 // A time-limited credential that has expired is refused with 401 for everything but requests on an
-// allocation that the same username made while it was good: a call must not end because its password did
-// (draft-uberti-behave-turn-rest-00 section 2.2); taking the secret away ends those too.
+// allocation that the same username made while it was good: a call must not end because its
+// password did (draft-uberti-behave-turn-rest-00 section 2.2); taking the secret away ends those
+// too.
 //
-// No oracle: an unknown user costs the same HMAC, against a key nobody knows, as a known one. State is made
-// only after integrity was right: the derived keys of a time-limited user.
+// No oracle: an unknown user costs the same HMAC, against a key nobody knows, as a known one. State
+// is made only after integrity was right: the derived keys of a time-limited user.
 #pragma once
 
 #include <memory>
@@ -62,17 +64,17 @@ struct ResponseIntegrity {
   bool sha256 = false;  // MESSAGE-INTEGRITY-SHA256, else MESSAGE-INTEGRITY
 };
 
-// Whether the integrity attribute of a message (MESSAGE-INTEGRITY-SHA256 if there, else MESSAGE-INTEGRITY)
-// was made with this key. Constant time in the bytes compared.
+// Whether the integrity attribute of a message (MESSAGE-INTEGRITY-SHA256 if there, else
+// MESSAGE-INTEGRITY) was made with this key. Constant time in the bytes compared.
 [[nodiscard]] bool integrity_holds(const stun::Message& message, const IntegrityKey& key);
 
 // Appends the integrity attribute (and nothing behind it).
 void add_integrity(stun::Builder& builder, const ResponseIntegrity& integrity);
 
 struct AuthResult {
-  uint16_t error = 0;            // 0: authenticated; 400, 401 or 438
-  ResponseIntegrity integrity;   // when authenticated
-  std::string_view username;     // views into the request or the realm's accounts
+  uint16_t error = 0;           // 0: authenticated; 400, 401 or 438
+  ResponseIntegrity integrity;  // when authenticated
+  std::string_view username;    // views into the request or the realm's accounts
   std::string_view account;
 };
 
@@ -80,14 +82,15 @@ class Authenticator {
  public:
   Authenticator(UserTable& users, crypto::Random& random);
 
-  // `nonce`: what check_nonce() says of the request's NONCE with today's keys; `nonce_valid`: whether the
-  // core found it valid when the request came (keys may have turned since). `live_user`: who made the
-  // allocation on this 5-tuple, or kNoUser.
+  // `nonce`: what check_nonce() says of the request's NONCE with today's keys; `nonce_valid`:
+  // whether the core found it valid when the request came (keys may have turned since).
+  // `live_user`: who made the allocation on this 5-tuple, or kNoUser.
   [[nodiscard]] AuthResult check(const stun::Message& request, const RealmState& realm,
                                  uint16_t realm_index, const NonceCheck& nonce, bool nonce_valid,
                                  UserId live_user, uint64_t unix_seconds);
 
-  // The keys of a user for an answer that was not made while handling its request. False: gone since.
+  // The keys of a user for an answer that was not made while handling its request. False: gone
+  // since.
   [[nodiscard]] bool keys_of(UserId user, const RealmState& realm, Md5Key& md5,
                              Sha256Key& sha256) const;
 

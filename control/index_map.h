@@ -1,7 +1,8 @@
-// A map from keys that live elsewhere to 32-bit indices: open addressing with linear probing and deletion
-// by shifting back, so that it never degrades, at a load of at most one half. The owner hands in the hash
-// and an equality test on the index; the map stores 8 bytes per slot (index and the hash's high bits) and
-// allocates only at construction. Keys from the network must be hashed with a secret seed.
+// A map from keys that live elsewhere to 32-bit indices: open addressing with linear probing and
+// deletion by shifting back, so that it never degrades, at a load of at most one half. The owner
+// hands in the hash and an equality test on the index; the map stores 8 bytes per slot (index and
+// the hash's high bits) and allocates only at construction. Keys from the network must be hashed
+// with a secret seed.
 #pragma once
 
 #include <bit>
@@ -31,7 +32,8 @@ class IndexMap {
   void insert(uint64_t hash, uint32_t index) {
     ENSURE(size_ < slots_.size() / 2);
     size_t at = hash & mask_;
-    while (slots_[at].index != kNone) at = (at + 1) & mask_;
+    while (slots_[at].index != kNone)
+      at = (at + 1) & mask_;
     slots_[at] = {index, static_cast<uint32_t>(hash >> 32)};
     ++size_;
   }

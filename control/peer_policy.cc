@@ -18,35 +18,35 @@ struct DeniedText {
 };
 // turn.md 7.2: the union of what careful servers and guides refuse.
 constexpr DeniedText kDenied[] = {
-    {"0.0.0.0", 8},         // this network
-    {"10.0.0.0", 8},        // private
-    {"100.64.0.0", 10},     // carrier-grade NAT
-    {"127.0.0.0", 8},       // loopback
-    {"169.254.0.0", 16},    // link-local, cloud metadata
-    {"172.16.0.0", 12},     // private
-    {"192.0.0.0", 24},      // IETF protocol assignments
-    {"192.0.2.0", 24},      // documentation
-    {"192.88.99.0", 24},    // 6to4 relay anycast
-    {"192.168.0.0", 16},    // private
-    {"198.18.0.0", 15},     // benchmarking
-    {"198.51.100.0", 24},   // documentation
-    {"203.0.113.0", 24},    // documentation
-    {"224.0.0.0", 4},       // multicast
-    {"240.0.0.0", 4},       // reserved, broadcast
-    {"::", 128},            // unspecified
-    {"::1", 128},           // loopback
-    {"::ffff:0:0", 96},     // v4-mapped
-    {"::", 96},             // v4-compatible
-    {"64:ff9b::", 96},      // NAT64
-    {"64:ff9b:1::", 48},    // local-use NAT64
-    {"100::", 64},          // discard
-    {"2001::", 32},         // Teredo
-    {"2001:db8::", 32},     // documentation
-    {"2002::", 16},         // 6to4
-    {"fc00::", 7},          // unique local
-    {"fe80::", 10},         // link-local
-    {"fec0::", 10},         // site-local
-    {"ff00::", 8},          // multicast
+    {"0.0.0.0", 8},        // this network
+    {"10.0.0.0", 8},       // private
+    {"100.64.0.0", 10},    // carrier-grade NAT
+    {"127.0.0.0", 8},      // loopback
+    {"169.254.0.0", 16},   // link-local, cloud metadata
+    {"172.16.0.0", 12},    // private
+    {"192.0.0.0", 24},     // IETF protocol assignments
+    {"192.0.2.0", 24},     // documentation
+    {"192.88.99.0", 24},   // 6to4 relay anycast
+    {"192.168.0.0", 16},   // private
+    {"198.18.0.0", 15},    // benchmarking
+    {"198.51.100.0", 24},  // documentation
+    {"203.0.113.0", 24},   // documentation
+    {"224.0.0.0", 4},      // multicast
+    {"240.0.0.0", 4},      // reserved, broadcast
+    {"::", 128},           // unspecified
+    {"::1", 128},          // loopback
+    {"::ffff:0:0", 96},    // v4-mapped
+    {"::", 96},            // v4-compatible
+    {"64:ff9b::", 96},     // NAT64
+    {"64:ff9b:1::", 48},   // local-use NAT64
+    {"100::", 64},         // discard
+    {"2001::", 32},        // Teredo
+    {"2001:db8::", 32},    // documentation
+    {"2002::", 16},        // 6to4
+    {"fc00::", 7},         // unique local
+    {"fe80::", 10},        // link-local
+    {"fec0::", 10},        // site-local
+    {"ff00::", 8},         // multicast
 };
 constexpr size_t kDeniedCount = sizeof kDenied / sizeof kDenied[0];
 
@@ -60,9 +60,9 @@ void add(Embedded& out, uint8_t a, uint8_t b, uint8_t c, uint8_t d) {
   out.address[out.count++] = IpAddress::v4_bytes(bytes);
 }
 
-// RFC 6052 section 2.2 inside 64:ff9b:1::/48 (RFC 8215): the operator may have chosen /48, /56, /64 or
-// /96. Byte 8 is always zero, and what lies behind the IPv4 address is zero in the shorter forms; every
-// form that fits counts.
+// RFC 6052 section 2.2 inside 64:ff9b:1::/48 (RFC 8215): the operator may have chosen /48, /56, /64
+// or /96. Byte 8 is always zero, and what lies behind the IPv4 address is zero in the shorter
+// forms; every form that fits counts.
 void add_local_nat64(Embedded& out, const Bytes& b) {
   if (b[8] == 0) {
     if (all_zero(&b[11], 5) && !(all_zero(&b[6], 2) && all_zero(&b[9], 2)))
@@ -162,8 +162,8 @@ struct PeerPolicy::Entry {
   }
 };
 
-// Prefixes are nested or apart, never crossing: walking them by first address, outer before inner, a stack
-// of the open ones gives at every boundary the innermost rule, which is the longest prefix.
+// Prefixes are nested or apart, never crossing: walking them by first address, outer before inner,
+// a stack of the open ones gives at every boundary the innermost rule, which is the longest prefix.
 std::vector<PeerPolicy::Interval> PeerPolicy::compile(std::vector<Entry> entries) {
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     if (a.first != b.first) return a.first < b.first;

@@ -1,17 +1,20 @@
-// Which peers a client may reach (turn.md 7.2; CVE-2018-4058, 2020-26262, 2026-27624). Decided on canonical
-// addresses: an IPv6 address that carries an IPv4 one (v4-mapped, v4-compatible, SIIT, 6to4, NAT64, Teredo's
-// server and client, ISATAP) is allowed only if it is allowed itself and every address it carries is too.
+// Which peers a client may reach (turn.md 7.2; CVE-2018-4058, 2020-26262, 2026-27624). Decided on
+// canonical addresses: an IPv6 address that carries an IPv4 one (v4-mapped, v4-compatible, SIIT,
+// 6to4, NAT64, Teredo's server and client, ISATAP) is allowed only if it is allowed itself and
+// every address it carries is too.
 //
-// Rules: the built-in deny list, then --deny-peer and --allow-peer. The longest matching prefix decides;
-// where an allow and a deny have the same prefix, allow wins. So `--allow-peer 10.0.0.0/8` opens exactly
-// what the built-in list closed there, and `--deny-peer 10.1.0.0/16` closes a part of it again. An address
-// with an ISATAP interface identifier is refused unless an allow rule names it (RFC 8656 section 21.4).
+// Rules: the built-in deny list, then --deny-peer and --allow-peer. The longest matching prefix
+// decides; where an allow and a deny have the same prefix, allow wins. So `--allow-peer 10.0.0.0/8`
+// opens exactly what the built-in list closed there, and `--deny-peer 10.1.0.0/16` closes a part of
+// it again. An address with an ISATAP interface identifier is refused unless an allow rule names it
+// (RFC 8656 section 21.4).
 //
-// Our own addresses come before the rules: a relayed one is granted even inside a denied range, marked so
-// that it is reached only by hairpin; one that only listens is refused (loops, RFC 8656 section 21.1.7).
+// Our own addresses come before the rules: a relayed one is granted even inside a denied range,
+// marked so that it is reached only by hairpin; one that only listens is refused (loops, RFC 8656
+// section 21.1.7).
 //
-// Immutable once compiled; a sorted array of intervals per family, so a decision is one binary search per
-// address. Asked when a permission or channel is made, never per packet.
+// Immutable once compiled; a sorted array of intervals per family, so a decision is one binary
+// search per address. Asked when a permission or channel is made, never per packet.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +54,8 @@ class PeerPolicy {
 
  private:
   enum class Rule : uint8_t { kNone, kAllow, kDeny };
-  // From `first` up to the next interval's first. IPv4 is kept in its v4-mapped form, in its own array.
+  // From `first` up to the next interval's first. IPv4 is kept in its v4-mapped form, in its own
+  // array.
   struct Interval {
     std::array<uint8_t, 16> first;
     Rule rule;

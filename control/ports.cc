@@ -10,9 +10,9 @@ namespace culvert {
 
 namespace {
 
-// With half of all ports even and a fraction f of ports free, one try finds a free pair with probability
-// f/2: at f = 0.2, 32 tries fail in 3 of 100 draws; below that the exact walk is short because the free
-// list is.
+// With half of all ports even and a fraction f of ports free, one try finds a free pair with
+// probability f/2: at f = 0.2, 32 tries fail in 3 of 100 draws; below that the exact walk is short
+// because the free list is.
 constexpr int kRejectionTries = 32;
 
 }  // namespace
@@ -46,7 +46,8 @@ PortState PortTable::state(uint16_t port) const {
 
 uint32_t PortTable::free_count() const {
   uint32_t sum = 0;
-  for (const Slice& slice : slices_) sum += slice.free;
+  for (const Slice& slice : slices_)
+    sum += slice.free;
   return sum;
 }
 

@@ -1,11 +1,12 @@
-// Relayed ports: which are free, held by a reservation, or live. One PortSlice per relay address and core;
-// the ports of a slice are those of the range whose dataplane/steer owner is that core, so that a drawn
-// port's packets arrive where its allocation lives. Owned by the control thread.
+// Relayed ports: which are free, held by a reservation, or live. One PortSlice per relay address
+// and core; the ports of a slice are those of the range whose dataplane/steer owner is that core,
+// so that a drawn port's packets arrive where its allocation lives. Owned by the control thread.
 //
-// Draws are uniform over the free ports by a CSPRNG (RFC 6056 section 3.3.1, CVE-2025-69217): a free list
-// in an array with each port's place beside it makes a draw O(1) at any fill. Even ports and pairs are
-// drawn by rejection (32 tries), then exactly, by counting the fitting ones and taking the k-th: uniform
-// too, and at most one walk over the free list. Memory: 5 bytes per port of the range and address.
+// Draws are uniform over the free ports by a CSPRNG (RFC 6056 section 3.3.1, CVE-2025-69217): a
+// free list in an array with each port's place beside it makes a draw O(1) at any fill. Even ports
+// and pairs are drawn by rejection (32 tries), then exactly, by counting the fitting ones and
+// taking the k-th: uniform too, and at most one walk over the free list. Memory: 5 bytes per port
+// of the range and address.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +35,8 @@ class PortTable {
   // Ports low..high (both included; low <= high), divided among `cores`.
   PortTable(uint16_t low, uint16_t high, CoreId cores);
 
-  // Takes a free port of `core`'s slice: it becomes kLive (and port + 1 kHeld with kEvenPair). nullopt:
-  // there is none.
+  // Takes a free port of `core`'s slice: it becomes kLive (and port + 1 kHeld with kEvenPair).
+  // nullopt: there is none.
   [[nodiscard]] std::optional<uint16_t> draw(CoreId core, PortKind kind, crypto::Random& random);
   // A held port becomes live (its reservation was used).
   void use_held(uint16_t port);

@@ -38,8 +38,8 @@ std::vector<LocalAddress> local_addresses(const Config& config) {
     out.push_back({relay.bound, relay.advertised, true});
   for (const ListenConfig& listen : config.listeners) {
     const IpAddress& ip = listen.address.ip;
-    const bool known = std::any_of(out.begin(), out.end(),
-                                   [&](const LocalAddress& a) { return a.bound == ip; });
+    const bool known =
+        std::any_of(out.begin(), out.end(), [&](const LocalAddress& a) { return a.bound == ip; });
     if (!known) out.push_back({ip, ip, false});
   }
   return out;
@@ -80,8 +80,9 @@ std::unique_ptr<Snapshot> build_snapshot(const Config& config, CoreId cores,
   for (const ListenConfig& listen : config.listeners) {
     ENSURE(listen.realm < config.realms.size());
     const RealmConfig& realm = config.realms[listen.realm];
-    const auto at = std::find_if(out->addresses.begin(), out->addresses.end(),
-                                 [&](const LocalAddress& a) { return a.bound == listen.address.ip; });
+    const auto at =
+        std::find_if(out->addresses.begin(), out->addresses.end(),
+                     [&](const LocalAddress& a) { return a.bound == listen.address.ip; });
     Listener l;
     l.address = static_cast<uint16_t>(at - out->addresses.begin());
     l.port = listen.address.port;

@@ -11,7 +11,7 @@ using stun::AttributeSlot;
 
 namespace {
 
-constexpr uint8_t kUdp = 17;  // REQUESTED-TRANSPORT, RFC 8656 section 18.8
+constexpr uint8_t kUdp = 17;            // REQUESTED-TRANSPORT, RFC 8656 section 18.8
 constexpr uint8_t kReserveNext = 0x80;  // EVEN-PORT's R bit, section 18.6
 
 // RFC 8656 section 18.7 asks for at least 30 s; two more for the answer's way to the client.
@@ -64,7 +64,8 @@ uint16_t TurnServer::Impl::parse_allocate(const stun::Message& m, AllocateOption
     if (out.port_kind == PortKind::kEvenPair && has_additional) return 400;
   }
   if (has_additional) {
-    if (family_of(m.value(AttributeSlot::kAdditionalAddressFamily), wrong) != Family::kIpv6 || wrong)
+    if (family_of(m.value(AttributeSlot::kAdditionalAddressFamily), wrong) != Family::kIpv6 ||
+        wrong)
       return 400;
     out.dual = out.ipv4 = out.ipv6 = true;
     return relays_ipv4_.empty() && relays_ipv6_.empty() ? 440 : 0;
@@ -80,9 +81,9 @@ void TurnServer::Impl::allocate(const Call& call) {
     // Its removal is on the way through another core's ring: the retransmission will find it gone.
     if (record.live_legs() == 0) return;
     const User& user = users_[record.user];
-    const bool same = std::equal(record.transaction.begin(), record.transaction.end(),
-                                 call.reply.transaction) &&
-                      user.name == call.username && user.realm == call.realm;
+    const bool same =
+        std::equal(record.transaction.begin(), record.transaction.end(), call.reply.transaction) &&
+        user.name == call.username && user.realm == call.realm;
     return same ? answer_again(call) : send_error(call.reply, 437);
   }
   AllocateOptions options;
@@ -93,8 +94,9 @@ void TurnServer::Impl::allocate(const Call& call) {
   const uint32_t held = account == kNoUser ? 0 : users_[account].held;
   const uint32_t wanted = options.port_kind == PortKind::kEvenPair ? 2 : 1;
   // A reservation already counts; who uses another user's takes it over.
-  const bool own_token = options.use_token && account != kNoUser &&
-                         users_.account_of(reservations_.at(options.token).user).name == call.account;
+  const bool own_token =
+      options.use_token && account != kNoUser &&
+      users_.account_of(reservations_.at(options.token).user).name == call.account;
   if (quota != 0 && held + wanted - (own_token ? 1 : 0) > quota) return send_error(call.reply, 486);
   const size_t total = live_ + reservations_.size() + wanted - (options.use_token ? 1 : 0);
   if (draining_ || total > max_allocations_) return send_error(call.reply, 508);
@@ -102,8 +104,9 @@ void TurnServer::Impl::allocate(const Call& call) {
   install_new(call, options);
 }
 
-// The answer to a retransmission is built anew from the record. It travels in a RefreshAllocation that
-// keeps the expiry where it is: behind the installation in the same ring, and void if that failed.
+// The answer to a retransmission is built anew from the record. It travels in a RefreshAllocation
+// that keeps the expiry where it is: behind the installation in the same ring, and void if that
+// failed.
 void TurnServer::Impl::answer_again(const Call& call) {
   AllocationRecord& record = records_[call.record];
   heal_steering(call);
@@ -124,7 +127,8 @@ std::optional<RelayLeg> TurnServer::Impl::draw_leg(Family family, CoreId core, P
                                                    uint16_t listener) {
   const auto& relays = family == Family::kIpv4 ? relays_ipv4_ : relays_ipv6_;
   if (relays.empty()) return std::nullopt;
-  // The address the client talks to, where it relays: the route that works for it. Else a random one.
+  // The address the client talks to, where it relays: the route that works for it. Else a random
+  // one.
   const uint16_t heard = engine_.snapshot().listeners[listener].address;
   auto at = std::find(relays.begin(), relays.end(), heard);
   if (at == relays.end() && relays.size() > 1)
@@ -138,13 +142,13 @@ std::optional<RelayLeg> TurnServer::Impl::draw_leg(Family family, CoreId core, P
   return std::nullopt;
 }
 
-// 0, or the error code; with `dual` one family is enough and the other's error goes into the answer.
+// 0, or the error code; with `dual` one family is enough and the other's error goes into the
+// answer.
 uint16_t TurnServer::Impl::draw_legs(uint32_t index, const AllocateOptions& options) {
   AllocationRecord& record = records_[index];
   for (const Family family : {Family::kIpv4, Family::kIpv6}) {
     if (!(family == Family::kIpv4 ? options.ipv4 : options.ipv6)) continue;
-    const auto leg =
-        draw_leg(family, core_of(index), options.port_kind, record.client.listener);
+    const auto leg = draw_leg(family, core_of(index), options.port_kind, record.client.listener);
     if (leg) {
       record.leg(family) = *leg;
       continue;
@@ -176,8 +180,7 @@ bool TurnServer::Impl::make_reservation(uint32_t index) {
 }
 
 void TurnServer::Impl::install_new(const Call& call, const AllocateOptions& options) {
-  const CoreId core =
-      options.use_token ? reservations_.at(options.token).core : call.reply.core;
+  const CoreId core = options.use_token ? reservations_.at(options.token).core : call.reply.core;
   const uint32_t index = new_record(core, call.reply.client);
   if (index == kNoRecord) return send_error(call.reply, 508);
   AllocationRecord& record = records_[index];
@@ -195,8 +198,8 @@ void TurnServer::Impl::install_new(const Call& call, const AllocateOptions& opti
     used = take_reservation(index, options.token);
   } else {
     const uint16_t error = draw_legs(index, options);
-    const bool pair_failed = options.port_kind == PortKind::kEvenPair && error == 0 &&
-                             !make_reservation(index);
+    const bool pair_failed =
+        options.port_kind == PortKind::kEvenPair && error == 0 && !make_reservation(index);
     if (error != 0 || pair_failed) {
       abandon(index);
       return send_error(call.reply, 508);
@@ -217,8 +220,8 @@ void TurnServer::Impl::install_new(const Call& call, const AllocateOptions& opti
   heal_steering({call.message, call.reply, call.realm, call.username, call.account, index});
 }
 
-// The held port becomes the record's; it changes hands without being closed. The reservation's place in
-// its maker's quota is given up by the caller once the installation is sent.
+// The held port becomes the record's; it changes hands without being closed. The reservation's
+// place in its maker's quota is given up by the caller once the installation is sent.
 Reservation TurnServer::Impl::take_reservation(uint32_t index, uint64_t token) {
   AllocationRecord& record = records_[index];
   const Reservation used = reservations_.at(token);
@@ -289,8 +292,8 @@ void TurnServer::Impl::abandon(uint32_t index) {
   free_record(index);
 }
 
-// Other ports instead of those the operating system refused. The refused ones are given back only after
-// the draw, so that they are not drawn again at once.
+// Other ports instead of those the operating system refused. The refused ones are given back only
+// after the draw, so that they are not drawn again at once.
 bool TurnServer::Impl::redraw(uint32_t index, uint8_t failed_legs) {
   AllocationRecord& record = records_[index];
   ++stats_.port_retries;
@@ -302,8 +305,7 @@ bool TurnServer::Impl::redraw(uint32_t index, uint8_t failed_legs) {
   for (const Family family : {Family::kIpv4, Family::kIpv6}) {
     RelayLeg& leg = record.leg(family);
     if (!leg.present() || (failed_legs & leg_bit(family)) == 0) continue;
-    const auto other =
-        draw_leg(family, core_of(index), record.port_kind, record.client.listener);
+    const auto other = draw_leg(family, core_of(index), record.port_kind, record.client.listener);
     give_back_leg(leg);
     if (other) {
       leg = *other;
@@ -333,8 +335,8 @@ void TurnServer::Impl::on_install_failed(uint32_t index, const CommandFailed& ev
   send_error(reply, 508);
 }
 
-// Makes a Reply from an answer that was not sent: by which of the user's keys and attributes it was signed
-// is found by trying them, so that nothing need be kept per request.
+// Makes a Reply from an answer that was not sent: by which of the user's keys and attributes it was
+// signed is found by trying them, so that nothing need be kept per request.
 std::optional<Reply> TurnServer::Impl::reopen(CoreId core, const ClientTuple& client, UserId user,
                                               const stun::Message& unsent) const {
   Md5Key md5;

@@ -1,8 +1,8 @@
-// A user's bandwidth among cores. Each core polices its share by itself; every kRebalanceMs the shares
-// follow what each core was asked to carry. The shares of one user always sum to its rate at most, so
-// over any time t a user passes at most rate * t + cores * burst + rate * d, d being how much longer a
-// core that loses share takes to hear of it than one that gains (a command's way, well below 1 ms, or
-// kRebalanceMs when a ring is full).
+// A user's bandwidth among cores. Each core polices its share by itself; every kRebalanceMs the
+// shares follow what each core was asked to carry. The shares of one user always sum to its rate at
+// most, so over any time t a user passes at most rate * t + cores * burst + rate * d, d being how
+// much longer a core that loses share takes to hear of it than one that gains (a command's way,
+// well below 1 ms, or kRebalanceMs when a ring is full).
 #include <algorithm>
 
 #include "control/turn_impl.h"
@@ -30,8 +30,8 @@ bool TurnServer::Impl::send_policer(CoreId core, User& account, uint64_t rate) {
   return true;
 }
 
-// Counts the allocation in its account's shares and makes sure that its core polices the account. False:
-// the ring is full.
+// Counts the allocation in its account's shares and makes sure that its core polices the account.
+// False: the ring is full.
 bool TurnServer::Impl::join_bandwidth(uint32_t index) {
   AllocationRecord& record = records_[index];
   const UserId account_id = users_[record.user].account;
@@ -80,7 +80,8 @@ void TurnServer::Impl::leave_bandwidth(uint32_t index) {
 }
 
 void TurnServer::Impl::rebalance() {
-  for (const UserId id : limited_) share_bandwidth(users_[id]);
+  for (const UserId id : limited_)
+    share_bandwidth(users_[id]);
 }
 
 void TurnServer::Impl::share_bandwidth(User& account) {
@@ -108,9 +109,9 @@ void TurnServer::Impl::share_bandwidth(User& account) {
       if (rate != 0) {
         const uint64_t least = rate / busy / kIdleShareDivisor;
         const auto rest = static_cast<double>(rate - least * busy);
-        const double part = asked_total == 0 ? 1.0 / static_cast<double>(busy)
-                                             : static_cast<double>(weight[core]) /
-                                                   static_cast<double>(asked_total);
+        const double part =
+            asked_total == 0 ? 1.0 / static_cast<double>(busy)
+                             : static_cast<double>(weight[core]) / static_cast<double>(asked_total);
         target = std::max<uint64_t>(1, least + static_cast<uint64_t>(rest * part));
       }
       // Zero means unlimited, the most of all.

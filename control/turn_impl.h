@@ -1,6 +1,6 @@
-// Inside of TurnServer: its tables and the steps of its work, shared by turn_server.cc (events, timers,
-// operators), turn_requests.cc (the TURN methods) and turn_allocate.cc (Allocate and its installation).
-// Nobody else includes this.
+// Inside of TurnServer: its tables and the steps of its work, shared by turn_server.cc (events,
+// timers, operators), turn_requests.cc (the TURN methods) and turn_allocate.cc (Allocate and its
+// installation). Nobody else includes this.
 #pragma once
 
 #include <deque>
@@ -19,7 +19,8 @@ namespace culvert {
 
 inline constexpr uint32_t kNoRecord = IndexMap::kNone;
 
-// One allocation on the control side. Its place in the table is its core and the index of its handle.
+// One allocation on the control side. Its place in the table is its core and the index of its
+// handle.
 struct AllocationRecord {
   ClientTuple client;
   std::array<uint8_t, 12> transaction{};  // of the Allocate: tells a retransmission
@@ -28,16 +29,16 @@ struct AllocationRecord {
   UserId user = kNoUser;
   uint64_t created_ms = 0;
   uint64_t expires_ms = 0;
-  uint64_t token = 0;             // RESERVATION-TOKEN it was answered with, when has_token
+  uint64_t token = 0;  // RESERVATION-TOKEN it was answered with, when has_token
   uint32_t generation = 0;
   uint32_t next_free = kNoRecord;
   uint32_t lifetime_seconds = 0;  // as granted by Allocate
   CoreId ingress_core = 0;
-  uint16_t missing_error = 0;     // dual request: ADDRESS-ERROR-CODE of the family not given; 0: none
+  uint16_t missing_error = 0;  // dual request: ADDRESS-ERROR-CODE of the family not given; 0: none
   Family missing_family = Family::kNone;
   PortKind port_kind = PortKind::kAny;
   EndReason close_reason = EndReason::kClosedByOperator;
-  uint8_t ending_legs = 0;        // removal sent, AllocationEnded not yet here
+  uint8_t ending_legs = 0;  // removal sent, AllocationEnded not yet here
   uint8_t port_tries = 1;
   bool in_use : 1 = false;
   bool has_token : 1 = false;
@@ -95,8 +96,9 @@ struct Deferred {
   ClientTuple client;
 };
 
-// Longest answer: an error with the longest REALM (131), NONCE (36), PASSWORD-ALGORITHMS (12), SOFTWARE
-// (132), 16 unknown attributes (36), reason (68), MESSAGE-INTEGRITY-SHA256 (36), FINGERPRINT (8), header.
+// Longest answer: an error with the longest REALM (131), NONCE (36), PASSWORD-ALGORITHMS (12),
+// SOFTWARE (132), 16 unknown attributes (36), reason (68), MESSAGE-INTEGRITY-SHA256 (36),
+// FINGERPRINT (8), header.
 inline constexpr size_t kReplyBufferBytes = 768;
 
 class TurnServer::Impl {
@@ -226,8 +228,8 @@ class TurnServer::Impl {
   uint32_t max_allocations_;
 
   std::vector<LocalAddress> addresses_;
-  std::vector<PortTable> ports_;           // by index of the relay address
-  std::vector<uint16_t> relays_ipv4_;      // indices into addresses_
+  std::vector<PortTable> ports_;       // by index of the relay address
+  std::vector<uint16_t> relays_ipv4_;  // indices into addresses_
   std::vector<uint16_t> relays_ipv6_;
   PeerPolicy policy_;
   std::vector<RealmState> realms_;
@@ -236,10 +238,10 @@ class TurnServer::Impl {
   UserTable users_;
   Authenticator auth_;
   std::vector<AllocationRecord> records_;
-  std::vector<uint32_t> free_records_;     // by core: first of its free list
+  std::vector<uint32_t> free_records_;  // by core: first of its free list
   SipKey hash_key_;
   IndexMap by_client_;
-  uint32_t live_ = 0;                      // records in use
+  uint32_t live_ = 0;  // records in use
   std::unordered_map<uint64_t, Reservation> reservations_;
   std::deque<Due> reservation_expiry_;
   std::deque<Deferred> deferred_;
@@ -249,7 +251,7 @@ class TurnServer::Impl {
   std::deque<Due> question_expiry_;
   uint32_t cookie_ = 0;
 
-  std::vector<UserId> limited_;            // accounts with a policer
+  std::vector<UserId> limited_;  // accounts with a policer
   std::vector<uint32_t> free_policers_;
   uint32_t policers_made_ = 0;
 

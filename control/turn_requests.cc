@@ -10,11 +10,12 @@ using stun::AttributeSlot;
 
 namespace {
 
-// Known to the codec, but not understood in a request to a TURN server over UDP: ICE's attributes, NAT
-// behaviour discovery (RFC 5780, needs a second address), OAuth (RFC 7635), TCP allocations (RFC 6062).
+// Known to the codec, but not understood in a request to a TURN server over UDP: ICE's attributes,
+// NAT behaviour discovery (RFC 5780, needs a second address), OAuth (RFC 7635), TCP allocations
+// (RFC 6062).
 constexpr AttributeSlot kNotUnderstood[] = {
-    AttributeSlot::kChangeRequest, AttributeSlot::kAccessToken,  AttributeSlot::kPriority,
-    AttributeSlot::kUseCandidate,  AttributeSlot::kPadding,      AttributeSlot::kResponsePort,
+    AttributeSlot::kChangeRequest, AttributeSlot::kAccessToken, AttributeSlot::kPriority,
+    AttributeSlot::kUseCandidate,  AttributeSlot::kPadding,     AttributeSlot::kResponsePort,
     AttributeSlot::kConnectionId,
 };
 constexpr Attribute kNotUnderstoodTypes[] = {
@@ -23,20 +24,32 @@ constexpr Attribute kNotUnderstoodTypes[] = {
     Attribute::kConnectionId,
 };
 
-// Reason phrases go only to clients that have authenticated: elsewhere they would feed amplification.
+// Reason phrases go only to clients that have authenticated: elsewhere they would feed
+// amplification.
 [[nodiscard]] std::string_view reason_of(uint16_t code) {
   switch (code) {
-    case 400: return "Bad Request";
-    case 403: return "Forbidden";
-    case 420: return "Unknown Attribute";
-    case 437: return "Allocation Mismatch";
-    case 440: return "Address Family not Supported";
-    case 441: return "Wrong Credentials";
-    case 442: return "Unsupported Transport Protocol";
-    case 443: return "Peer Address Family Mismatch";
-    case 486: return "Allocation Quota Reached";
-    case 508: return "Insufficient Capacity";
-    default: return "Server Error";
+    case 400:
+      return "Bad Request";
+    case 403:
+      return "Forbidden";
+    case 420:
+      return "Unknown Attribute";
+    case 437:
+      return "Allocation Mismatch";
+    case 440:
+      return "Address Family not Supported";
+    case 441:
+      return "Wrong Credentials";
+    case 442:
+      return "Unsupported Transport Protocol";
+    case 443:
+      return "Peer Address Family Mismatch";
+    case 486:
+      return "Allocation Quota Reached";
+    case 508:
+      return "Insufficient Capacity";
+    default:
+      return "Server Error";
   }
 }
 
@@ -74,8 +87,8 @@ void TurnServer::Impl::send_error(const Reply& reply, uint16_t code,
   if (!builder.ok() || !engine_.send(reply.core, command, builder.bytes())) ring_full();
 }
 
-// RFC 8489 section 9.2.4: 401 and 438 carry REALM, a fresh NONCE and PASSWORD-ALGORITHMS; 400 carries
-// nothing; none of them has integrity.
+// RFC 8489 section 9.2.4: 401 and 438 carry REALM, a fresh NONCE and PASSWORD-ALGORITHMS; 400
+// carries nothing; none of them has integrity.
 void TurnServer::Impl::send_auth_error(const Reply& reply, uint16_t realm, uint16_t code) {
   count_error(code);
   stun::Builder builder = begin(reply, stun::Class::kError);
@@ -127,18 +140,24 @@ void TurnServer::Impl::on_request(CoreId core, const Request& event,
   const Call call{message, reply, realm, auth.username, auth.account, record};
   if (refuse_unknown_attributes(call)) return;
   switch (message.method()) {
-    case stun::kAllocate: return allocate(call);
-    case stun::kRefresh: return refresh(call);
-    case stun::kCreatePermission: return create_permission(call);
-    case stun::kChannelBind: return channel_bind(call);
-    default: return send_error(reply, 400);
+    case stun::kAllocate:
+      return allocate(call);
+    case stun::kRefresh:
+      return refresh(call);
+    case stun::kCreatePermission:
+      return create_permission(call);
+    case stun::kChannelBind:
+      return channel_bind(call);
+    default:
+      return send_error(reply, 400);
   }
 }
 
 bool TurnServer::Impl::refuse_unknown_attributes(const Call& call) {
   std::array<uint16_t, stun::kMaxUnknownAttributes + std::size(kNotUnderstood)> types;
   size_t count = 0;
-  for (const uint16_t type : call.message.unknown_required()) types[count++] = type;
+  for (const uint16_t type : call.message.unknown_required())
+    types[count++] = type;
   for (size_t i = 0; i < std::size(kNotUnderstood); ++i) {
     if (call.message.has(kNotUnderstood[i]))
       types[count++] = static_cast<uint16_t>(kNotUnderstoodTypes[i]);
@@ -162,8 +181,9 @@ bool TurnServer::Impl::has_own_allocation(const Call& call) {
   return true;
 }
 
-// A client's packets may arrive at another core than before (its NAT or our steering changed). Whichever
-// core passes us a request and is not the owner gets a redirect, so that data finds its flow too.
+// A client's packets may arrive at another core than before (its NAT or our steering changed).
+// Whichever core passes us a request and is not the owner gets a redirect, so that data finds its
+// flow too.
 void TurnServer::Impl::heal_steering(const Call& call) {
   AllocationRecord& record = records_[call.record];
   const CoreId owner_core = core_of(call.record);

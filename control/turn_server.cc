@@ -52,12 +52,13 @@ TurnServer::Impl::Impl(const Config& config, Engine& engine, crypto::Random& ran
 
 NonceKeys TurnServer::Impl::fresh_keys() {
   NonceKeys keys;
-  for (SipKey& key : keys.key) key = {random_.u64(), random_.u64()};
+  for (SipKey& key : keys.key)
+    key = {random_.u64(), random_.u64()};
   return keys;
 }
 
-// One key a nonce lifetime: a nonce made just before the change stays good for a whole lifetime, because
-// its key is replaced only at the change after.
+// One key a nonce lifetime: a nonce made just before the change stays good for a whole lifetime,
+// because its key is replaced only at the change after.
 void TurnServer::Impl::rotate_nonce_keys(bool both) {
   ++nonce_keys_.current;
   nonce_keys_.key[nonce_keys_.current & 1] = {random_.u64(), random_.u64()};
@@ -110,7 +111,8 @@ void TurnServer::Impl::load_realms(const Config& config) {
 std::optional<std::string> TurnServer::Impl::reload(const Config& config, ControlTime now) {
   const auto names = [](const Config& c) {
     std::vector<std::string> out;
-    for (const RealmConfig& realm : c.realms) out.push_back(realm.name);
+    for (const RealmConfig& realm : c.realms)
+      out.push_back(realm.name);
     return out;
   };
   if (config.listeners != config_.listeners) return "listeners changed: needs a restart";
@@ -297,8 +299,8 @@ void TurnServer::Impl::on_command_failed(CoreId core, const CommandFailed& event
   if (event.command == CommandType::kInstallRedirect) {
     // Too many clients on foreign cores: without it this one's data would never arrive.
     const uint32_t record = find_client(event.client);
-    if (record != kNoRecord) static_cast<void>(close({core_of(record), handle_of(record)},
-                                                     EndReason::kClosedByOperator));
+    if (record != kNoRecord)
+      static_cast<void>(close({core_of(record), handle_of(record)}, EndReason::kClosedByOperator));
     return;
   }
   if (event.command != CommandType::kInstallAllocation)
@@ -320,18 +322,23 @@ void TurnServer::Impl::on_refused_request(CoreId core, const CommandFailed& even
   const UserId user = users_.by_ticket(event.cookie);
   stun::Message message;
   if (user == kNoUser || stun::Message::parse(unsent, message) != stun::ParseError::kNone) return;
-  // A repeated Allocate whose installation failed: that failure is answered, or the client asks again.
+  // A repeated Allocate whose installation failed: that failure is answered, or the client asks
+  // again.
   if (message.method() == stun::kAllocate) return;
   const std::optional<Reply> reply = reopen(core, event.client, user, message);
   if (!reply) return;
   switch (event.error) {
-    case ApplyError::kNoSuchAllocation: return send_error(*reply, 437);
-    case ApplyError::kChannelConflict: return send_error(*reply, 400);
-    case ApplyError::kFamilyMismatch: return send_error(*reply, 443);
+    case ApplyError::kNoSuchAllocation:
+      return send_error(*reply, 437);
+    case ApplyError::kChannelConflict:
+      return send_error(*reply, 400);
+    case ApplyError::kFamilyMismatch:
+      return send_error(*reply, 443);
     case ApplyError::kTableFull:
     case ApplyError::kPortInUse:
     case ApplyError::kNone:
-    case ApplyError::kCount: return send_error(*reply, 508);
+    case ApplyError::kCount:
+      return send_error(*reply, 508);
   }
 }
 
@@ -387,8 +394,8 @@ void TurnServer::Impl::expire_reservations() {
   }
 }
 
-// Order is kept: while something waits, later clean-ups wait behind it. Their number is bounded by the
-// reservations and redirects there are.
+// Order is kept: while something waits, later clean-ups wait behind it. Their number is bounded by
+// the reservations and redirects there are.
 void TurnServer::Impl::defer(const Deferred& command) {
   deferred_.push_back(command);
   send_deferred();
@@ -469,7 +476,8 @@ std::optional<AllocationInfo> TurnServer::Impl::find(AllocationId id) const {
 }
 
 uint32_t TurnServer::Impl::next_cookie() {
-  do ++cookie_;
+  do
+    ++cookie_;
   while (questions_.contains(cookie_));
   return cookie_;
 }
@@ -584,17 +592,27 @@ TurnServer::TurnServer(const Config& config, Engine& engine, crypto::Random& ran
     : impl_(std::make_unique<Impl>(config, engine, random, std::move(hooks), now)) {}
 TurnServer::~TurnServer() = default;
 
-bool TurnServer::poll(ControlTime now) { return impl_->poll(now); }
-uint64_t TurnServer::next_due_ms() const { return impl_->next_due_ms(); }
+bool TurnServer::poll(ControlTime now) {
+  return impl_->poll(now);
+}
+uint64_t TurnServer::next_due_ms() const {
+  return impl_->next_due_ms();
+}
 std::optional<std::string> TurnServer::reload(const Config& config, ControlTime now) {
   return impl_->reload(config, now);
 }
 void TurnServer::set_accounts(uint16_t realm, std::shared_ptr<const StoredAccounts> accounts) {
   impl_->set_accounts(realm, std::move(accounts));
 }
-void TurnServer::set_draining(bool draining) { impl_->draining_ = draining; }
-bool TurnServer::draining() const { return impl_->draining_; }
-bool TurnServer::close(AllocationId id, EndReason reason) { return impl_->close(id, reason); }
+void TurnServer::set_draining(bool draining) {
+  impl_->draining_ = draining;
+}
+bool TurnServer::draining() const {
+  return impl_->draining_;
+}
+bool TurnServer::close(AllocationId id, EndReason reason) {
+  return impl_->close(id, reason);
+}
 size_t TurnServer::close_if(const std::function<bool(const AllocationInfo&)>& which,
                             EndReason reason) {
   return impl_->close_if(which, reason);
@@ -603,7 +621,9 @@ void TurnServer::each_allocation(size_t skip,
                                  const std::function<bool(const AllocationInfo&)>& visit) const {
   impl_->each_allocation(skip, visit);
 }
-std::optional<AllocationInfo> TurnServer::find(AllocationId id) const { return impl_->find(id); }
+std::optional<AllocationInfo> TurnServer::find(AllocationId id) const {
+  return impl_->find(id);
+}
 bool TurnServer::query(AllocationId id, ReportAnswer answer) {
   return impl_->query(id, std::move(answer));
 }
@@ -615,6 +635,8 @@ std::optional<TurnServer::Minted> TurnServer::mint(std::string_view realm, std::
                                                    ControlTime now) const {
   return impl_->mint(realm, user, lifetime_seconds, now);
 }
-TurnStats TurnServer::stats() const { return impl_->stats(); }
+TurnStats TurnServer::stats() const {
+  return impl_->stats();
+}
 
 }  // namespace culvert

@@ -49,7 +49,8 @@ class UserStore::Statement {
   Statement& operator=(const Statement&) = delete;
 
   void bind_text(int place, std::string_view text) {
-    check(sqlite3_bind_text(statement_, place, text.data(), static_cast<int>(text.size()), nullptr));
+    check(
+        sqlite3_bind_text(statement_, place, text.data(), static_cast<int>(text.size()), nullptr));
   }
   template <size_t N>
   void bind_blob(int place, const std::array<uint8_t, N>& blob) {
@@ -92,8 +93,7 @@ void UserStore::fail(std::string_view what) const {
 }
 
 void UserStore::execute(const char* sql) const {
-  if (sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) != SQLITE_OK)
-    fail("refused an operation");
+  if (sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) fail("refused an operation");
 }
 
 UserStore::UserStore(const std::string& path, Mode mode) : path_(path) {
@@ -101,8 +101,8 @@ UserStore::UserStore(const std::string& path, Mode mode) : path_(path) {
     // SQLite would create it readable by everyone.
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
-      throw std::runtime_error("user database " + path + " cannot be opened: " +
-                               std::string(std::strerror(errno)));
+      throw std::runtime_error("user database " + path +
+                               " cannot be opened: " + std::string(std::strerror(errno)));
     ::close(fd);
   }
   const int flags = mode == Mode::kWrite ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY;
@@ -132,7 +132,9 @@ UserStore::UserStore(const std::string& path, Mode mode) : path_(path) {
   }
 }
 
-UserStore::~UserStore() { sqlite3_close(db_); }
+UserStore::~UserStore() {
+  sqlite3_close(db_);
+}
 
 void UserStore::put(std::string_view realm, const StoredAccount& account) {
   Statement s(*this,
@@ -175,7 +177,8 @@ std::vector<StoredAccount> UserStore::load(std::string_view realm) const {
 std::vector<std::string> UserStore::realms() const {
   Statement s(*this, "SELECT DISTINCT realm FROM accounts ORDER BY realm");
   std::vector<std::string> out;
-  while (s.step()) out.push_back(s.text(0));
+  while (s.step())
+    out.push_back(s.text(0));
   return out;
 }
 
@@ -210,9 +213,8 @@ AccountWatcher::~AccountWatcher() {
 void AccountWatcher::report(Change change) {
   {
     const std::lock_guard lock(mutex_);
-    const auto same = std::find_if(changes_.begin(), changes_.end(), [&](const Change& c) {
-      return c.realm == change.realm;
-    });
+    const auto same = std::find_if(changes_.begin(), changes_.end(),
+                                   [&](const Change& c) { return c.realm == change.realm; });
     if (same != changes_.end())
       *same = std::move(change);
     else
@@ -236,7 +238,7 @@ void AccountWatcher::look(Watched& watched) {
     watched.seen_version = version;
     watched.error.clear();
   } catch (const std::exception& e) {
-    watched.store.reset();  // tried anew next time
+    watched.store.reset();                  // tried anew next time
     if (watched.error == e.what()) return;  // said once
     watched.error = change.error = e.what();
   }
@@ -251,10 +253,12 @@ void AccountWatcher::work() {
     if (round != wanted_round_) {
       round = wanted_round_;
       watched.clear();
-      for (const Source& source : sources_) watched.push_back({source, nullptr, -1, {}});
+      for (const Source& source : sources_)
+        watched.push_back({source, nullptr, -1, {}});
     }
     lock.unlock();
-    for (Watched& w : watched) look(w);
+    for (Watched& w : watched)
+      look(w);
     lock.lock();
     done_round_ = round;
     loaded_.notify_all();

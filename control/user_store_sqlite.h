@@ -1,9 +1,9 @@
-// Accounts in an SQLite file: what `culvertctl user add|list|remove` writes and culvertd reads. One table
-// `accounts` (realm, name, md5_key, sha256_key, userhash); never a password. The file is created with mode
-// 0600, because the keys are as good as passwords for this realm.
+// Accounts in an SQLite file: what `culvertctl user add|list|remove` writes and culvertd reads. One
+// table `accounts` (realm, name, md5_key, sha256_key, userhash); never a password. The file is
+// created with mode 0600, because the keys are as good as passwords for this realm.
 //
-// UserStore is one connection, used by one thread. AccountWatcher reads in a thread of its own, so that the
-// control thread never waits for a disk or a lock, and hands out immutable snapshots.
+// UserStore is one connection, used by one thread. AccountWatcher reads in a thread of its own, so
+// that the control thread never waits for a disk or a lock, and hands out immutable snapshots.
 #pragma once
 
 #include <condition_variable>
@@ -71,8 +71,8 @@ class AccountWatcher {
     std::string error;
   };
 
-  // Starts the thread. `changed` is called there (never at once) whenever take_changes() has something;
-  // it must be quick and must not call back into the watcher.
+  // Starts the thread. `changed` is called there (never at once) whenever take_changes() has
+  // something; it must be quick and must not call back into the watcher.
   AccountWatcher(std::vector<Source> sources, std::function<void()> changed);
   ~AccountWatcher();
   AccountWatcher(const AccountWatcher&) = delete;

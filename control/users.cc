@@ -95,7 +95,9 @@ void UserTable::forget(UserId id) {
   if (account != id) drop_reference(account);
 }
 
-void UserTable::evict_idle() { forget(idle_.front()); }
+void UserTable::evict_idle() {
+  forget(idle_.front());
+}
 
 uint32_t UserTable::ticket(UserId id) const {
   return id | users_[id].generation << kTicketIndexBits;

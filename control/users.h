@@ -1,12 +1,12 @@
-// Users that control currently knows something about: those with allocations, and those whose keys it
-// derived from a shared secret and keeps so that a Refresh costs no derivation. Two roles in one table:
-// a *credential* is a username as it stands in requests (what 441 compares), an *account* is whose quota
-// and bandwidth it uses. They are the same for ordinary users; for a time-limited username
-// "1767225600:alice" the account is "alice", so minting again does not double the quota.
+// Users that control currently knows something about: those with allocations, and those whose keys
+// it derived from a shared secret and keeps so that a Refresh costs no derivation. Two roles in one
+// table: a *credential* is a username as it stands in requests (what 441 compares), an *account* is
+// whose quota and bandwidth it uses. They are the same for ordinary users; for a time-limited
+// username "1767225600:alice" the account is "alice", so minting again does not double the quota.
 //
-// Invariants: an entry with references stays; one without is kept in a list, oldest first, and leaves when
-// kMaxIdleUsers are waiting or it is needed. Owned by the control thread. Cost: about 200 bytes per user
-// and its name; nothing per allocation.
+// Invariants: an entry with references stays; one without is kept in a list, oldest first, and
+// leaves when kMaxIdleUsers are waiting or it is needed. Owned by the control thread. Cost: about
+// 200 bytes per user and its name; nothing per allocation.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,8 @@ inline constexpr UserId kNoUser = 0xffffffff;
 // One user's bandwidth on one core.
 struct BandwidthShare {
   uint32_t allocations = 0;
-  uint64_t rate = 0;          // bytes per second as last sent to that core
-  uint64_t seen_bytes = 0;    // Engine::policer_bytes() at the last rebalance
+  uint64_t rate = 0;        // bytes per second as last sent to that core
+  uint64_t seen_bytes = 0;  // Engine::policer_bytes() at the last rebalance
 };
 
 struct User {
@@ -40,19 +40,19 @@ struct User {
   uint16_t realm = 0;
   bool in_use = false;
   uint32_t generation = 0;
-  uint32_t references = 0;   // allocations, reservations, and credentials that point here as account
+  uint32_t references = 0;  // allocations, reservations, and credentials that point here as account
   UserId account = kNoUser;  // itself, unless time-limited
 
-  // Credential: keys derived from a shared secret; static users' keys are looked up each time instead, so
-  // that a reload takes effect at once.
+  // Credential: keys derived from a shared secret; static users' keys are looked up each time
+  // instead, so that a reload takes effect at once.
   bool has_derived_keys = false;
   uint32_t secrets_epoch = 0;  // of the realm, when derived
   Md5Key md5_key{};
   Sha256Key sha256_key{};
 
   // Account
-  uint32_t held = 0;     // allocations and reservations
-  uint32_t policer = 0;  // 0: none
+  uint32_t held = 0;                   // allocations and reservations
+  uint32_t policer = 0;                // 0: none
   std::vector<BandwidthShare> shares;  // by core; empty while the user has no policer
 
   std::list<UserId>::iterator idle_place;
@@ -69,7 +69,8 @@ struct TimedName {
 class UserTable {
  public:
   [[nodiscard]] UserId find(uint16_t realm, std::string_view name) const;
-  // Finds or makes the credential (and its account). The caller takes a reference or leaves it idle.
+  // Finds or makes the credential (and its account). The caller takes a reference or leaves it
+  // idle.
   UserId obtain(uint16_t realm, std::string_view name, std::string_view account_name);
   void add_reference(UserId id);
   void drop_reference(UserId id);
@@ -77,7 +78,8 @@ class UserTable {
   [[nodiscard]] const User& operator[](UserId id) const { return users_[id]; }
   [[nodiscard]] User& account_of(UserId id) { return users_[users_[id].account]; }
 
-  // A 32-bit name for a user that shows when the entry was reused since: 24 bits of index, 8 of generation.
+  // A 32-bit name for a user that shows when the entry was reused since: 24 bits of index, 8 of
+  // generation.
   [[nodiscard]] uint32_t ticket(UserId id) const;
   [[nodiscard]] UserId by_ticket(uint32_t ticket) const;
 

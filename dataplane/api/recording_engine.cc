@@ -29,9 +29,13 @@ bool RecordingEngine::send_raw(CoreId core, std::span<const uint8_t> fixed,
   return true;
 }
 
-const RingSlot* RecordingEngine::front_event(CoreId core) { return cores_[core]->events.front(); }
+const RingSlot* RecordingEngine::front_event(CoreId core) {
+  return cores_[core]->events.front();
+}
 
-void RecordingEngine::pop_event(CoreId core) { cores_[core]->events.pop(); }
+void RecordingEngine::pop_event(CoreId core) {
+  cores_[core]->events.pop();
+}
 
 void RecordingEngine::publish(std::unique_ptr<const Snapshot> snapshot) {
   snapshot_ = std::move(snapshot);
@@ -55,7 +59,8 @@ void RecordingEngine::refuse_type(CommandType type, bool refuse) {
 }
 
 void RecordingEngine::enable_policer_bytes(uint32_t count) {
-  for (auto& core : cores_) core->policed = std::make_unique<Counter[]>(count);
+  for (auto& core : cores_)
+    core->policed = std::make_unique<Counter[]>(count);
 }
 
 Counter& RecordingEngine::policer_counter(CoreId core, uint32_t policer) {

@@ -1,6 +1,6 @@
-// An Engine without a data plane: it remembers the commands that control sends and hands control the events
-// that a test injects, in order, per core. Used by control's unit tests and benchmarks, by one thread.
-// Memory grows with what is recorded until take() or clear().
+// An Engine without a data plane: it remembers the commands that control sends and hands control
+// the events that a test injects, in order, per core. Used by control's unit tests and benchmarks,
+// by one thread. Memory grows with what is recorded until take() or clear().
 #pragma once
 
 #include <cstring>
@@ -41,7 +41,8 @@ class RecordingEngine final : public Engine {
     }
   };
 
-  // Each core's event ring holds `event_slots` slots (a power of two, at least SpscRing::kMinSlots).
+  // Each core's event ring holds `event_slots` slots (a power of two, at least
+  // SpscRing::kMinSlots).
   explicit RecordingEngine(CoreId cores = 1, size_t event_slots = 4096);
 
   [[nodiscard]] CoreId cores() const override { return static_cast<CoreId>(cores_.size()); }

@@ -1,5 +1,5 @@
-// The compiled peer policy against an obvious slow reference: for random rule sets and random addresses,
-// look at every rule bit by bit and let the longest match decide.
+// The compiled peer policy against an obvious slow reference: for random rule sets and random
+// addresses, look at every rule bit by bit and let the longest match decide.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -14,7 +14,9 @@ constexpr uint64_t kSeed = 20260101;
 constexpr int kRuleSets = 300;
 constexpr int kAddressesPerSet = 2000;
 
-bool bit(const uint8_t* bytes, unsigned i) { return (bytes[i / 8] >> (7 - i % 8) & 1) != 0; }
+bool bit(const uint8_t* bytes, unsigned i) {
+  return (bytes[i / 8] >> (7 - i % 8) & 1) != 0;
+}
 
 bool covers(const Cidr& rule, const IpAddress& address) {
   if (rule.address.family != address.family) return false;
@@ -36,10 +38,13 @@ int longest(const PeersConfig& config, const IpAddress& address) {
     }
   };
   if (config.default_deny) {
-    for (const Cidr& rule : default_denied_peers()) look(rule, 0);
+    for (const Cidr& rule : default_denied_peers())
+      look(rule, 0);
   }
-  for (const Cidr& rule : config.deny) look(rule, 0);
-  for (const Cidr& rule : config.allow) look(rule, 1);
+  for (const Cidr& rule : config.deny)
+    look(rule, 0);
+  for (const Cidr& rule : config.allow)
+    look(rule, 1);
   return verdict;
 }
 
@@ -60,9 +65,11 @@ class Generator {
 
   // Mostly near the rules: boundaries are where mistakes live.
   IpAddress address(const std::vector<Cidr>& rules) {
-    if (!rules.empty() && below(4) != 0) return near(rules[below(static_cast<uint32_t>(rules.size()))]);
+    if (!rules.empty() && below(4) != 0)
+      return near(rules[below(static_cast<uint32_t>(rules.size()))]);
     uint8_t bytes[16];
-    for (uint8_t& b : bytes) b = static_cast<uint8_t>(engine_());
+    for (uint8_t& b : bytes)
+      b = static_cast<uint8_t>(engine_());
     return below(2) == 0 ? IpAddress::v4_bytes(bytes) : IpAddress::v6_bytes(bytes);
   }
   Cidr rule(const std::vector<Cidr>& others) {

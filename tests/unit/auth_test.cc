@@ -1,5 +1,5 @@
-// Long-term credentials in the order of RFC 8489 section 9.2.4, rows T24 to T38 of the checklist, and
-// time-limited credentials by shared secret.
+// Long-term credentials in the order of RFC 8489 section 9.2.4, rows T24 to T38 of the checklist,
+// and time-limited credentials by shared secret.
 #include "control/auth.h"
 
 #include "crypto/credentials.h"
@@ -127,11 +127,15 @@ TEST_F(AuthTest, TheOrderIs400ThenAlgorithmsThenUserThenIntegrityThenNonceThenUn
     return r ? int{r->error} : -1;
   };
   // From everything wrong to nothing wrong, one repair at a time.
-  Parts parts{.realm = false, .nonce_text = stale, .algorithms = kOffered,
-              .unknown_attribute = true, .right_key = false};
+  Parts parts{.realm = false,
+              .nonce_text = stale,
+              .algorithms = kOffered,
+              .unknown_attribute = true,
+              .right_key = false};
   EXPECT_EQ(code_of(parts, {"mallory", "x"}), 400) << "no REALM";
   parts.realm = true;
-  EXPECT_EQ(code_of(parts, {"mallory", "x"}), 400) << "PASSWORD-ALGORITHMS without PASSWORD-ALGORITHM";
+  EXPECT_EQ(code_of(parts, {"mallory", "x"}), 400)
+      << "PASSWORD-ALGORITHMS without PASSWORD-ALGORITHM";
   parts.algorithm = std::vector<uint8_t>{0, 1, 0, 0};
   EXPECT_EQ(code_of(parts, {"mallory", "x"}), 401) << "unknown user";
   EXPECT_EQ(code_of(parts), 401) << "wrong integrity";
@@ -154,7 +158,8 @@ TEST_F(AuthTest, A420ListsEveryUnknownAttributeOnceAndIsSigned) {
   EXPECT_EQ(answer->error, 420);
   const auto list = answer->message.value(AttributeSlot::kUnknownAttributes);
   std::multiset<uint16_t> types;
-  for (size_t i = 0; i + 1 < list.size(); i += 2) types.insert(load_be16(&list[i]));
+  for (size_t i = 0; i + 1 < list.size(); i += 2)
+    types.insert(load_be16(&list[i]));
   EXPECT_EQ(types, (std::multiset<uint16_t>{0x0003, 0x002A, 0x7777, 0x7778}));
   EXPECT_TRUE(integrity_holds(answer->message, Credential{}.key()));
 }
@@ -195,8 +200,9 @@ TEST_F(AuthTest, BiddingDownIsRefusedWith400) {
       << "another order";
   EXPECT_EQ(code_of({.algorithms = kOffered, .algorithm = unknown}), 400) << "not in the list";
   EXPECT_EQ(code_of({.algorithms = kOffered, .algorithm = std::vector<uint8_t>{0, 1}}), 400);
-  EXPECT_EQ(code_of({.algorithms = kOffered, .algorithm = std::vector<uint8_t>{0, 1, 0, 4, 1, 2, 3, 4}}),
-            400)
+  EXPECT_EQ(
+      code_of({.algorithms = kOffered, .algorithm = std::vector<uint8_t>{0, 1, 0, 4, 1, 2, 3, 4}}),
+      400)
       << "parameters that MD5 does not have";
   Credential strong;
   strong.algorithm = PasswordAlgorithm::kSha256;
@@ -292,7 +298,7 @@ TEST_F(AuthTest, NonAsciiNamesAndPasswordsWorkAfterOpaqueString) {
 TEST_F(AuthTest, AFingerprintInTheRequestGetsOneInTheAnswerBehindTheIntegrity) {
   ClientRequest r(stun::kAllocate);
   r.udp();
-  sign(r, {}, client());
+  static_cast<void>(sign(r, {}, client()));
   r.builder().add_fingerprint();
   const auto answer = exchange(r.done(), client());
   ASSERT_TRUE(answer);
@@ -420,9 +426,11 @@ TEST_F(AuthTest, TheQuotaOfTimeLimitedNamesIsTheNamedUsersAndNotTheTimestamps) {
   config.realms[0].user_quota = 1;
   start(config);
   EXPECT_EQ(allocate(client("93.184.216.1:1"), timed(now_.unix_seconds + 100, "s3cret"))->error, 0);
-  EXPECT_EQ(allocate(client("93.184.216.1:2"), timed(now_.unix_seconds + 101, "s3cret"))->error, 486);
+  EXPECT_EQ(allocate(client("93.184.216.1:2"), timed(now_.unix_seconds + 101, "s3cret"))->error,
+            486);
   EXPECT_EQ(
-      allocate(client("93.184.216.1:3"), timed(now_.unix_seconds + 100, "s3cret", false, "yan"))->error,
+      allocate(client("93.184.216.1:3"), timed(now_.unix_seconds + 100, "s3cret", false, "yan"))
+          ->error,
       0);
   // 441 compares the whole username: another password made it.
   ClientRequest refresh(stun::kRefresh, 2);

@@ -1,5 +1,5 @@
-// The peer deny list: every entry, every spelling of an IPv4 address in IPv6, the operator's rules, and our
-// own addresses.
+// The peer deny list: every entry, every spelling of an IPv4 address in IPv6, the operator's rules,
+// and our own addresses.
 #include "control/peer_policy.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +12,9 @@ IpAddress ip(const char* text) {
   EXPECT_TRUE(out) << text;
   return out.value_or(IpAddress{});
 }
-Cidr cidr(const char* text, uint8_t bits) { return {ip(text), bits}; }
+Cidr cidr(const char* text, uint8_t bits) {
+  return {ip(text), bits};
+}
 bool denied(const PeerPolicy& policy, const char* text) {
   return policy.judge(ip(text)) == PeerVerdict::kDenied;
 }
@@ -76,17 +78,17 @@ TEST(PeerPolicy, AnAllowedTransitionPrefixStillDeniesTheForbiddenAddressItCarrie
     const char* bad;
     const char* good;
   } rows[] = {
-      {"::ffff:127.0.0.1", "::ffff:8.8.8.8"},              // v4-mapped
-      {"::10.0.0.1", "::8.8.8.8"},                         // v4-compatible
-      {"::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8"},           // IPv4-translated
-      {"2002:0a00:0001::", "2002:0808:0808::"},            // 6to4
-      {"64:ff9b::169.254.169.254", "64:ff9b::8.8.8.8"},    // NAT64
-      {"64:ff9b:1::192.168.1.1", "64:ff9b:1::8.8.8.8"},    // local NAT64, /96
-      {"64:ff9b:1:a00:0:100::", "64:ff9b:1:808:8:800::"},  // local NAT64, /48: 10.0.0.1
+      {"::ffff:127.0.0.1", "::ffff:8.8.8.8"},                        // v4-mapped
+      {"::10.0.0.1", "::8.8.8.8"},                                   // v4-compatible
+      {"::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8"},                     // IPv4-translated
+      {"2002:0a00:0001::", "2002:0808:0808::"},                      // 6to4
+      {"64:ff9b::169.254.169.254", "64:ff9b::8.8.8.8"},              // NAT64
+      {"64:ff9b:1::192.168.1.1", "64:ff9b:1::8.8.8.8"},              // local NAT64, /96
+      {"64:ff9b:1:a00:0:100::", "64:ff9b:1:808:8:800::"},            // local NAT64, /48: 10.0.0.1
       {"64:ff9b:1:000a:0000:0001::", "64:ff9b:1:0008:0008:0808::"},  // /56: 10.0.0.1
       {"64:ff9b:1:0:000a:0000:0100:0", "64:ff9b:1:0:0008:0808:0800:0"},  // /64: 10.0.0.1
-      {"2001:0:0808:0808::f5ff:fffe", "2001:0:0808:0808::f7f7:f7f7"},  // Teredo client 10.0.0.1
-      {"2001:0:0a00:0001::f7f7:f7f7", "2001:0:0808:0808::f7f7:f7f7"},  // Teredo server 10.0.0.1
+      {"2001:0:0808:0808::f5ff:fffe", "2001:0:0808:0808::f7f7:f7f7"},    // Teredo client 10.0.0.1
+      {"2001:0:0a00:0001::f7f7:f7f7", "2001:0:0808:0808::f7f7:f7f7"},    // Teredo server 10.0.0.1
   };
   for (const auto& row : rows) {
     EXPECT_TRUE(denied(policy, row.bad)) << row.bad;

@@ -75,7 +75,8 @@ TEST(Ports, EvenDrawsAreEvenAndPairsHoldTheNextPort) {
 TEST(Ports, TheLastPairIsFoundInAnAlmostFullTable) {
   crypto::Random random(5);
   PortTable table(40000, 49999, 1);
-  for (uint32_t i = 0; i < 10000; ++i) ASSERT_TRUE(table.draw(0, PortKind::kAny, random));
+  for (uint32_t i = 0; i < 10000; ++i)
+    ASSERT_TRUE(table.draw(0, PortKind::kAny, random));
   // All odd ports but one have an even neighbour that is taken.
   for (uint16_t port = 40001; port < 50000; port = static_cast<uint16_t>(port + 2))
     table.give_back(port);
@@ -103,7 +104,8 @@ TEST(Ports, DrawsAreUniformAlsoWhenNineteenOfTwentyPortsAreTaken) {
   crypto::Random random(7);
   PortTable table(40000, 40999, 1);
   std::set<uint16_t> free;
-  for (int i = 0; i < 950; ++i) ASSERT_TRUE(table.draw(0, PortKind::kAny, random));
+  for (int i = 0; i < 950; ++i)
+    ASSERT_TRUE(table.draw(0, PortKind::kAny, random));
   std::map<uint16_t, int> seen;
   constexpr int kDraws = 50000;
   for (int i = 0; i < kDraws; ++i) {
@@ -115,7 +117,8 @@ TEST(Ports, DrawsAreUniformAlsoWhenNineteenOfTwentyPortsAreTaken) {
   EXPECT_EQ(seen.size(), 50u);
   // Chi-square with 49 degrees of freedom: above 94.0 in 1 of 10,000 runs, and the seed is fixed.
   double chi = 0;
-  for (const auto& [port, count] : seen) chi += (count - 1000.0) * (count - 1000.0) / 1000.0;
+  for (const auto& [port, count] : seen)
+    chi += (count - 1000.0) * (count - 1000.0) / 1000.0;
   EXPECT_LT(chi, 94.0);
 }
 
@@ -140,7 +143,8 @@ TEST(Ports, AMillionRandomDrawsAndReturnsLoseNothing) {
     }
     ASSERT_EQ(table.free_count() + taken.size(), 256u);
   }
-  for (const uint16_t port : taken) table.give_back(port);
+  for (const uint16_t port : taken)
+    table.give_back(port);
   EXPECT_EQ(table.free_count(), 256u);
 }
 

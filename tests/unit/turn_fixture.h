@@ -1,5 +1,5 @@
-// What control's unit tests share: a client that speaks TURN byte by byte, and a core that applies commands
-// the way the contract in dataplane/api/messages.h says, without a data plane.
+// What control's unit tests share: a client that speaks TURN byte by byte, and a core that applies
+// commands the way the contract in dataplane/api/messages.h says, without a data plane.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -22,8 +22,12 @@ namespace culvert {
 inline constexpr uint64_t kTestUnixSeconds = 1'767'225'600;
 inline constexpr char kTestRealm[] = "example.org";
 
-inline IpAddress ip(const char* text) { return IpAddress::parse(text).value(); }
-inline TransportAddress at(const char* text) { return TransportAddress::parse(text).value(); }
+inline IpAddress ip(const char* text) {
+  return IpAddress::parse(text).value();
+}
+inline TransportAddress at(const char* text) {
+  return TransportAddress::parse(text).value();
+}
 
 inline Config test_config() {
   Config config;
@@ -115,8 +119,8 @@ struct Credential {
   std::string password = "wonderland";
   std::string realm = kTestRealm;
   PasswordAlgorithm algorithm = PasswordAlgorithm::kMd5;
-  bool announce = false;   // PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS
-  bool sha256 = false;     // MESSAGE-INTEGRITY-SHA256 in the request
+  bool announce = false;  // PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS
+  bool sha256 = false;    // MESSAGE-INTEGRITY-SHA256 in the request
   bool userhash = false;
   [[nodiscard]] IntegrityKey key() const {
     StoredAccount account;
@@ -160,8 +164,7 @@ class TurnTest : public ::testing::Test {
     if (who.userhash) {
       StoredAccount account;
       EXPECT_TRUE(make_account(who.name, who.realm, who.password, account));
-      request.bytes(stun::Attribute::kUserhash,
-                    {account.userhash.begin(), account.userhash.end()});
+      request.bytes(stun::Attribute::kUserhash, {account.userhash.begin(), account.userhash.end()});
     } else {
       request.text(stun::Attribute::kUsername, who.name);
     }

@@ -1,5 +1,5 @@
-// The TURN rules that control decides, row by row of the checklist ("T55" is row 55), against a recording
-// engine with real credentials and real integrity.
+// The TURN rules that control decides, row by row of the checklist ("T55" is row 55), against a
+// recording engine with real credentials and real integrity.
 #include "control/turn_server.h"
 
 #include "config/derive.h"
@@ -12,7 +12,6 @@ namespace {
 using stun::Attribute;
 using stun::AttributeSlot;
 
-constexpr uint32_t kUdp = 17u << 24;
 constexpr uint32_t kIpv4Family = 1u << 24;
 constexpr uint32_t kIpv6Family = 2u << 24;
 
@@ -140,7 +139,9 @@ TEST_F(TurnTest, AReservationTokenTogetherWithEvenPortOrAnyFamilyIs400) {
               {Attribute::kAdditionalAddressFamily, {2, 0, 0, 0}}};
   for (const auto& row : rows) {
     ClientRequest r(stun::kAllocate);
-    r.udp().bytes(Attribute::kReservationToken, {1, 2, 3, 4, 5, 6, 7, 8}).bytes(row.type, row.value);
+    r.udp()
+        .bytes(Attribute::kReservationToken, {1, 2, 3, 4, 5, 6, 7, 8})
+        .bytes(row.type, row.value);
     EXPECT_EQ(code(r, client()), 400) << static_cast<int>(row.type);
   }
   expect_empty();
@@ -1053,7 +1054,8 @@ TEST_F(TurnTest, AmongCoresTheSharesFollowTheTrafficAndNeverSumToMoreThanTheRate
   server_->poll(now_);
   collect();
   follow();
-  EXPECT_NEAR(static_cast<double>(rate[0]), 860'000, 2);  // a tenth of an equal share each, the rest 9:1
+  EXPECT_NEAR(static_cast<double>(rate[0]), 860'000,
+              2);  // a tenth of an equal share each, the rest 9:1
   EXPECT_NEAR(static_cast<double>(rate[1]), 140'000, 2);
 }
 

@@ -148,7 +148,7 @@ TEST_F(Store, TheFileHoldsNoPasswordAndIsReadableByItsOwnerAlone) {
   const std::string bytes((std::istreambuf_iterator<char>(file)), {});
   EXPECT_NE(bytes.find("alice"), std::string::npos);
   EXPECT_EQ(bytes.find("correct-horse"), std::string::npos);
-  struct stat st{};
+  struct stat st {};
   ASSERT_EQ(::stat(path_.c_str(), &st), 0);
   EXPECT_EQ(st.st_mode & 0777, 0600u);
 }
@@ -176,8 +176,9 @@ TEST_F(Store, AMissingForeignOrBrokenFileIsASentenceThatNamesIt) {
   ::unlink(path_.c_str());
   sqlite3* other = nullptr;
   ASSERT_EQ(sqlite3_open(path_.c_str(), &other), SQLITE_OK);
-  ASSERT_EQ(sqlite3_exec(other, "CREATE TABLE t (x); PRAGMA user_version = 7", nullptr, nullptr, nullptr),
-            SQLITE_OK);
+  ASSERT_EQ(
+      sqlite3_exec(other, "CREATE TABLE t (x); PRAGMA user_version = 7", nullptr, nullptr, nullptr),
+      SQLITE_OK);
   sqlite3_close(other);
   EXPECT_NE(message_of(UserStore::Mode::kWrite).find("not made by"), std::string::npos);
 }

@@ -48,7 +48,8 @@ TEST_P(TableProperty, holds_what_unordered_map_holds) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
-  const auto [name, hash, limit] = GetParam();
+  const HashOf hash = GetParam().hash;
+  const size_t limit = GetParam().limit;
   Arena arena(SwissTable<Entry>::bytes_for(limit) + 4096);
   SwissTable<Entry> table;
   table.init(arena, limit);

@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Writes in.pcap and out.pcap of every golden case from its case.json.
 
-A case is reviewed as text: packets are described, not dumped. This script is an implementation of the wire
-formats of its own (checksums in full, CRC-32, SipHash, the relay's transaction ids), so what it expects
-is not what the relay happened to send. Run it after editing a case; `--check` only compares.
+A case is reviewed as text: packets are described, not dumped. This script is an implementation of
+the wire formats of its own (checksums in full, CRC-32, SipHash, the relay's transaction ids), so
+what it expects is not what the relay happened to send. Run it after editing a case; `--check` only
+compares.
 
     tests/golden/make_captures.py [--check] [CASE...]
 
-Packet: {"at_us", "from", "to", "ttl", "tos", "df", "checksum", "vlan", "options", "fragment", "payload"}
-        defaults: 0, -, -, 64, 0, true, "ok", none, none, none, ""
-        "checksum": "ok", "none" (IPv4 zero) or "bad"; or {"at_us", "frame": "hex of a whole frame"}.
+Packet: {"at_us", "from", "to", "ttl", "tos", "df", "checksum", "vlan", "options", "fragment",
+        "payload"}; defaults: 0, -, -, 64, 0, true, "ok", none, none, none, "".
+        "checksum": "ok", "none" (IPv4 zero), "bad" or "bad-ip".
+        Or {"at_us", "frame": "hex of a whole frame"}.
         "icmp": {"type", "code", "mtu", "quote": packet} instead of "payload".
 Payload: "text"; {"hex": "..."}; {"repeat": n, "byte": b}; {"channel": "0x4000", "data": payload,
-        "length": override, "pad": n}; {"stun": "allocate-request", "id": "hex" or "relay", "cookie":
-        override, "attributes": [[name, value...]...]}; a list is concatenated.
+        "length": override, "pad": n}; {"stun": "allocate-request", "id": "hex" or "relay",
+        "cookie": override, "attributes": [[name, value...]...]}; a list is concatenated.
 Allocations, permissions and channels of a case are installed before the first packet.
 """
 import json
@@ -40,7 +42,7 @@ COOKIE = 0x2112A442
 MASK64 = (1 << 64) - 1
 
 
-# ------------------------------------------------------------------------------------------- addresses
+# -------------------------------------------------------------------------------- addresses
 
 def parse_ip(text):
     """(family, bytes)"""
@@ -64,7 +66,7 @@ def relay_ips():
     return {parse_ip(a["bound"])[1] for a in RELAY["addresses"]}
 
 
-# ------------------------------------------------------------------------------------------- checksums
+# -------------------------------------------------------------------------------- checksums
 
 def ones_sum(data):
     if len(data) % 2:
@@ -118,7 +120,7 @@ def nonce_for(listener, client, features):
 
 
 class RelayIds:
-    """Transaction ids of Data indications: xorshift128+ from the seeds the runner gives the core."""
+    """Transaction ids of Data indications: xorshift128+ from the seeds the runner gives."""
 
     def __init__(self):
         self.state = [1, 2]
@@ -134,7 +136,7 @@ class RelayIds:
         return struct.pack("!QI", self.word(), self.word() & 0xFFFFFFFF)
 
 
-# ------------------------------------------------------------------------------------------- payloads
+# -------------------------------------------------------------------------------- payloads
 
 def xor_address(text, transaction):
     family, packed, port = parse_address(text)
@@ -196,11 +198,12 @@ def payload_bytes(spec, packet, ids):
     if "channel" in spec:
         data = payload_bytes(spec.get("data", ""), packet, ids)
         length = spec.get("length", len(data))
-        return struct.pack("!HH", int(spec["channel"], 0), length) + data + b"\0" * spec.get("pad", 0)
+        head = struct.pack("!HH", int(spec["channel"], 0), length)
+        return head + data + b"\0" * spec.get("pad", 0)
     return stun(spec, packet, ids)
 
 
-# ------------------------------------------------------------------------------------------- frames
+# -------------------------------------------------------------------------------- frames
 
 class FrameMaker:
     def __init__(self, sent_by_relay):
@@ -229,9 +232,10 @@ class FrameMaker:
             upper = self.udp(packet, family, source, destination, source_port, port)
         tos, ttl = packet.get("tos", 0), packet.get("ttl", 64)
         if family == 6:
-            extension = bytes.fromhex(packet.get("options", ""))  # whole headers; the last one says 17
+            extension = bytes.fromhex(packet.get("options", ""))  # whole headers, the last says 17
             first = packet.get("next_header", protocol)
-            return (struct.pack("!IHBB", 6 << 28 | tos << 20, len(extension) + len(upper), first, ttl) +
+            length = len(extension) + len(upper)
+            return (struct.pack("!IHBB", 6 << 28 | tos << 20, length, first, ttl) +
                     source + destination + extension + upper)
         options = bytes.fromhex(packet.get("options", ""))
         dont_fragment = packet.get("df", True)
@@ -240,8 +244,8 @@ class FrameMaker:
             self.identification += 1
             identification = self.identification
         flags = packet.get("fragment", 0x4000 if dont_fragment else 0)
-        head = struct.pack("!BBHHHBBH", 0x45 + len(options) // 4, tos, 20 + len(options) + len(upper),
-                           identification, flags, ttl, protocol, 0) + source + destination + options
+        length = 20 + len(options) + len(upper)
+        head = struct.pack("!BBHHHBBH", 0x45 + len(options) // 4, tos, length, identification, flags, ttl, protocol, 0) + source + destination + options
         value = checksum(head) ^ (1 if packet.get("checksum") == "bad-ip" else 0)
         return head[:10] + struct.pack("!H", value) + head[12:] + upper
 
@@ -290,7 +294,8 @@ def main():
     stale = []
     for folder in folders:
         case = json.loads((folder / "case.json").read_text())
-        for name, packets, ours in (("in.pcap", case["in"], False), ("out.pcap", case["out"], True)):
+        for name, packets, ours in (("in.pcap", case["in"], False),
+                                    ("out.pcap", case["out"], True)):
             try:
                 bytes_ = capture(packets, ours)
             except Exception as error:
@@ -302,7 +307,8 @@ def main():
             else:
                 path.write_bytes(bytes_)
     if stale:
-        raise SystemExit("not what case.json says; run tests/golden/make_captures.py: " + ", ".join(stale))
+        raise SystemExit("not what case.json says; run tests/golden/make_captures.py: " +
+                         ", ".join(stale))
 
 
 if __name__ == "__main__":

@@ -245,7 +245,8 @@ class FrameMaker:
             identification = self.identification
         flags = packet.get("fragment", 0x4000 if dont_fragment else 0)
         length = 20 + len(options) + len(upper)
-        head = struct.pack("!BBHHHBBH", 0x45 + len(options) // 4, tos, length, identification, flags, ttl, protocol, 0) + source + destination + options
+        head = struct.pack("!BBHHHBBH", 0x45 + len(options) // 4, tos, length, identification,
+                           flags, ttl, protocol, 0) + source + destination + options
         value = checksum(head) ^ (1 if packet.get("checksum") == "bad-ip" else 0)
         return head[:10] + struct.pack("!H", value) + head[12:] + upper
 

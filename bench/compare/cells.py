@@ -1,8 +1,8 @@
 """The cells of the comparison: what is offered to each server and which figure counts.
 
 A cell is one culvert-load command and one figure of its JSON. Cells are grouped as the report's
-tables are. `higher` says which way is better. `bound` names the bare loop's mode for cells where one
-exists.
+tables are. `higher` says which way is better. `bound` names the bare loop's mode for cells
+where one exists.
 """
 from dataclasses import dataclass, field
 
@@ -44,14 +44,14 @@ def throughput(allocations, size, direction):
         ["relay", "--unpaced", "--clients", str(allocations), "--size", str(size),
          "--direction", direction],
         PER_CPU, "packets/CPU-s", bound="single", allocations=allocations,
-    )  # fmt: skip
+    )
 
 
 def runs(size, direction, gso):
     args = ["relay", "--unpaced", "--clients", "32", "--size", str(size), "--direction", direction,
-            "--run-length", "8"]  # fmt: skip
+            "--run-length", "8"]
     return Cell("gso" if gso else "runs", f"32 allocations, {size} B, {direction}",
-                args + (["--gso"] if gso else []), PER_CPU, "packets/CPU-s", bound="gso")  # fmt: skip
+                args + (["--gso"] if gso else []), PER_CPU, "packets/CPU-s", bound="gso")
 
 
 def latency(rounds):
@@ -59,7 +59,7 @@ def latency(rounds):
                 ["relay", "--rate", "20000", "--clients", "100", "--size", "200",
                  "--direction", "both"],
                 "latency.both", "us", higher=False, rounds=rounds,
-                allocations=100)  # fmt: skip
+                allocations=100)
 
 
 def load(kpps):
@@ -67,12 +67,12 @@ def load(kpps):
                 ["relay", "--rate", str(kpps * 1000), "--clients", "100", "--size", "200",
                  "--direction", "both"],
                 "received_per_s", "packets/s", allocations=100,
-                labels={"offered": kpps * 1000})  # fmt: skip
+                labels={"offered": kpps * 1000})
 
 
 def churn(clients):
     return Cell("churn", f"{clients} in progress at once", ["churn", "--clients", str(clients)],
-                PER_CPU, "allocations/CPU-s", bound="")  # fmt: skip
+                PER_CPU, "allocations/CPU-s", bound="")
 
 
 def memory():
@@ -85,14 +85,14 @@ def memory():
              ["idle", "--clients", "1000"],
              "rss.growth_ready", "MB", higher=False, rounds=2, fresh=True, duration=1,
              warm_up=0, allocations=1000),
-    ]  # fmt: skip
+    ]
 
 
 def full_plan():
     cells = [throughput(a, s, d) for a in (32, 1000) for s in (120, 200, 1200)
-             for d in ("to-peer", "to-client")]  # fmt: skip
+             for d in ("to-peer", "to-client")]
     cells += [runs(s, d, gso) for gso in (False, True) for s in (200, 1200)
-              for d in ("to-peer", "to-client")]  # fmt: skip
+              for d in ("to-peer", "to-client")]
     cells += [latency(11)]
     cells += [load(k) for k in LOAD_KPPS]
     cells += [churn(32)] + memory()
@@ -102,7 +102,7 @@ def full_plan():
 def quick_plan():
     cells = [throughput(32, 200, "to-peer"), throughput(32, 200, "to-client"),
              throughput(1000, 120, "to-peer"), throughput(1000, 1200, "to-client"),
-             runs(200, "to-peer", False), runs(200, "to-peer", True)]  # fmt: skip
+             runs(200, "to-peer", False), runs(200, "to-peer", True)]
     return cells + [latency(4), churn(32)] + memory()
 
 
@@ -118,7 +118,7 @@ def select(result, figure):
         out = []
         for percentile in ("p50", "p99"):
             worst = [flow["latency_us"][percentile] for flow in result["flows"].values()
-                     if flow["latency_us"]]  # fmt: skip
+                     if flow["latency_us"]]
             out.append((percentile, max(worst) if worst else None))
         return out
     if figure.startswith("rss.growth"):

@@ -104,8 +104,8 @@ class Contender:
 
 class Coturn(Contender):
     name = "coturn"
-    note = ("Debian's package, one relay thread, long-term credentials, no TLS, DTLS, CLI or RFC 5780 "
-            "listener, no log, no quota.")
+    note = ("Debian's package, one relay thread, long-term credentials, no TLS, DTLS, CLI or RFC "
+            "5780 listener, no log, no quota.")
 
     def command(self):
         return [
@@ -115,7 +115,7 @@ class Coturn(Contender):
             "--relay-threads", "1", "--allow-loopback-peers", "--no-tls", "--no-dtls", "--no-cli",
             "--no-rfc5780", "--no-software-attribute", "--log-file", "/dev/null",
             "--no-stdout-log", "--pidfile", "/dev/null", "--db", ":memory:",
-        ]  # fmt: skip
+        ]
 
 
 class Culvert(Contender):
@@ -130,7 +130,7 @@ class Culvert(Contender):
             "--relay-ports", "49152-65535", "--realm", REALM, "--user", f"{USER}:{PASSWORD}",
             "--allow-peer", "127.0.0.0/8", "--max-allocations", "4096",
             "--control-socket", os.path.join(self.control, "control.sock"),
-        ]  # fmt: skip
+        ]
 
     def stop(self):
         super().stop()
@@ -141,8 +141,10 @@ class KernelBound(Contender):
     """The bare loop: what the kernel leaves any relay on sockets. No TURN, so no allocations."""
 
     name = "kernel bound"
-    note = ("bench/macro/kernel_bound: a loop that forwards and does nothing else, with the relay's "
-            "sockets, options and control messages. No server on kernel sockets can pass it by much.")
+    note = ("bench/macro/kernel_bound: a loop that forwards and does nothing else, with the "
+            "relay's sockets, options and control messages. In cells with "
+            "interleaved flows it sends each datagram alone; a server that gathers a burst's "
+            "datagrams by flow can pass it.")
     relay_port = 20000
 
     def __init__(self, places, taskset=None, mode="single", sockets=1000):
@@ -155,7 +157,7 @@ class KernelBound(Contender):
             self.places["kernel_bound"], "--mode", self.mode, "--listen",
             f"127.0.0.1:{self.port}", "--sockets", str(self.sockets),
             "--relay-port", str(self.relay_port),
-        ]  # fmt: skip
+        ]
 
     def wait_ready(self):
         end = time.monotonic() + READY_SECONDS
@@ -171,11 +173,12 @@ class KernelBound(Contender):
 
 def versions(places):
     out = {}
-    for name, key, args in (("coturn", "coturn", ["--version"]), ("culvert", "culvertd", ["--version"])):
+    for name, key in (("coturn", "coturn"), ("culvert", "culvertd")):
         if not places.get(key):
             continue
         try:
-            done = subprocess.run([places[key]] + args, capture_output=True, text=True, timeout=10)
+            done = subprocess.run([places[key], "--version"], capture_output=True,
+                                  text=True, timeout=10)
             lines = (done.stdout + done.stderr).strip().splitlines()
             out[name] = lines[0] if lines else "?"
         except (OSError, subprocess.TimeoutExpired):

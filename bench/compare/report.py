@@ -1,4 +1,4 @@
-"""The report: one HTML page with tables and plots, drawn here as SVG, nothing loaded from elsewhere.
+"""The report: one HTML page with tables and plots drawn as SVG, nothing loaded from elsewhere.
 
 Contenders are told apart by shape and position as well as colour (Okabe and Ito's palette), so the
 page reads in grey and for a colour-blind reader. `python3 report.py results.json > report.html`
@@ -19,7 +19,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #111; background: #fff; marg
        max-width: 60em; padding: 0 1em; }
 h1 { font-size: 1.6em; margin-bottom: 0.2em } h2 { font-size: 1.2em; margin-top: 2em }
 table { border-collapse: collapse; width: 100%; margin: 0.8em 0 }
-th, td { border-bottom: 1px solid #ccc; padding: 0.3em 0.6em; text-align: right; vertical-align: top }
+th, td { border-bottom: 1px solid #ccc; padding: 0.3em 0.6em; text-align: right;
+         vertical-align: top }
 th:first-child, td:first-child { text-align: left }
 th { border-bottom: 2px solid #555 } td small { color: #444; display: block }
 .note { color: #333 } code { font-size: 0.85em; overflow-wrap: anywhere }
@@ -42,10 +43,26 @@ def number(value):
 def marker(name, x, y, size=5):
     colour, shape = STYLE[name]
     if shape == "square":
-        return f'<rect x="{x - size}" y="{y - size}" width="{2 * size}" height="{2 * size}" fill="{colour}"/>'
+        side = 2 * size
+        return (f'<rect x="{x - size}" y="{y - size}" width="{side}" height="{side}" '
+                f'fill="{colour}"/>')
     if shape == "circle":
         return f'<circle cx="{x}" cy="{y}" r="{size + 0.5}" fill="{colour}"/>'
-    return f'<rect x="{x - 2}" y="{y - size - 2}" width="4" height="{2 * size + 4}" fill="{colour}"/>'
+    return (f'<rect x="{x - 2}" y="{y - size - 2}" width="4" height="{2 * size + 4}" '
+            f'fill="{colour}"/>')
+
+
+def line(x1, y1, x2, y2, colour, width=1):
+    return (f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
+            f'stroke-width="{width}"/>')
+
+
+def text(x, y, words, anchor="middle"):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{esc(words)}</text>'
+
+
+def svg(width, height, label):
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{esc(label)}">'
 
 
 def ticks(top, count=5):
@@ -83,7 +100,7 @@ def legend(names, x, y):
 
 
 def dot_plot(lines, unit):
-    """One line per cell: a mark at each contender's median, a bar from its lowest to its highest."""
+    """One line per cell: a mark at each contender's median, a line over its range."""
     names = names_in([row for _, row in lines])
     left, right, each = 290, 30, 17
     heights = [each * max(1, len(row)) + 12 for _, row in lines]
@@ -95,26 +112,24 @@ def dot_plot(lines, unit):
     def at(value):
         return left + (width - left - right) * value / marks[-1]
 
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="medians and ranges, {esc(unit)}">',
-           legend(names, left, 14)]  # fmt: skip
+    out = [svg(width, height, f"medians and ranges, {unit}"), legend(names, left, 14)]
     bottom = height - 34
     for tick in marks:
-        out.append(f'<line x1="{at(tick):.1f}" y1="28" x2="{at(tick):.1f}" y2="{bottom}" stroke="#ddd"/>'
-                   f'<text x="{at(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{short(tick)}</text>')  # fmt: skip
-    out.append(f'<text x="{(left + width) / 2}" y="{height - 4}" text-anchor="middle">{esc(unit)}</text>')
+        out.append(line(at(tick), 28, at(tick), bottom, "#ddd"))
+        out.append(text(at(tick), bottom + 15, short(tick)))
+    out.append(text((left + width) / 2, height - 4, unit))
     y = 34
     for (label, row), line_height in zip(lines, heights):
-        out.append(f'<text x="{left - 10}" y="{y + line_height / 2}" text-anchor="end">{esc(label)}</text>'
-                   f'<line x1="0" y1="{y + line_height - 3}" x2="{width}" y2="{y + line_height - 3}" stroke="#eee"/>')  # fmt: skip
+        out.append(text(left - 10, y + line_height / 2, label, "end"))
+        out.append(line(0, y + line_height - 3, width, y + line_height - 3, "#eee"))
         line_y = y + 10
         for name in names:
             if name not in row:
                 continue
             value = row[name]
             colour = STYLE[name][0]
-            out.append(f'<line x1="{at(value["min"]):.1f}" y1="{line_y}" x2="{at(value["max"]):.1f}" '
-                       f'y2="{line_y}" stroke="{colour}" stroke-width="2"/>'
-                       + marker(name, round(at(value["median"]), 1), line_y))  # fmt: skip
+            out.append(line(at(value["min"]), line_y, at(value["max"]), line_y, colour, 2))
+            out.append(marker(name, round(at(value["median"]), 1), line_y))
             line_y += each
         y += line_height
     return "".join(out) + "</svg>"
@@ -129,28 +144,24 @@ def curve_plot(series, x_label, y_label):
 
     def point(x, y):
         return (left + (width - left - 30) * x / x_marks[-1],
-                bottom - (bottom - 30) * y / y_marks[-1])  # fmt: skip
+                bottom - (bottom - 30) * y / y_marks[-1])
 
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{esc(y_label)}">',
-           legend(names, left, 14)]  # fmt: skip
+    out = [svg(width, height, y_label), legend(names, left, 14)]
     for tick in x_marks:
         x, _ = point(tick, 0)
-        out.append(f'<line x1="{x:.1f}" y1="30" x2="{x:.1f}" y2="{bottom}" stroke="#eee"/>'
-                   f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{short(tick)}</text>')  # fmt: skip
+        out += [line(x, 30, x, bottom, "#eee"), text(x, bottom + 16, short(tick))]
     for tick in y_marks:
         _, y = point(0, tick)
-        out.append(f'<line x1="{left}" y1="{y:.1f}" x2="{width - 30}" y2="{y:.1f}" stroke="#ddd"/>'
-                   f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')  # fmt: skip
+        out += [line(left, y, width - 30, y, "#ddd"), text(left - 8, y + 4, short(tick), "end")]
     dashes = {"coturn": "7 4", "culvert": "", "kernel bound": "2 3"}
     for name in names:
         points = [point(x, y) for x, y in sorted(series[name])]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        out.append(f'<polyline points="{line}" fill="none" stroke="{STYLE[name][0]}" '
-                   f'stroke-width="2" stroke-dasharray="{dashes[name]}"/>')  # fmt: skip
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{STYLE[name][0]}" '
+                   f'stroke-width="2" stroke-dasharray="{dashes[name]}"/>')
         out += [marker(name, round(x, 1), round(y, 1)) for x, y in points]
-    out.append(f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{esc(x_label)}</text>'
-               f'<text x="{left}" y="{26}" text-anchor="end">{esc(y_label)}</text></svg>')  # fmt: skip
-    return "".join(out)
+    out += [text((left + width) / 2, height - 8, x_label), text(width - 30, 14, y_label, "end")]
+    return "".join(out) + "</svg>"
 
 
 def ratio(row, better, worse):
@@ -162,7 +173,7 @@ def ratio(row, better, worse):
 def table(lines, unit):
     names = names_in([row for _, row in lines])
     pairs = [(a, b) for a, b in (("culvert", "coturn"), ("culvert", "kernel bound"),
-                                 ("coturn", "kernel bound")) if a in names and b in names]  # fmt: skip
+                                 ("coturn", "kernel bound")) if a in names and b in names]
     head = "".join(f"<th>{esc(n)}</th>" for n in names)
     head += "".join(f"<th>{esc(a)} / {esc(b)}</th>" for a, b in pairs)
     out = [f"<table><tr><th>{esc(unit)}</th>{head}</tr>"]
@@ -175,7 +186,7 @@ def table(lines, unit):
                 continue
             limited = " †" if value["generator_limited"] else ""
             out.append(f"<td>{number(value['median'])}{limited}<small>{number(value['min'])} to "
-                       f"{number(value['max'])}, {value['rounds']} rounds</small></td>")  # fmt: skip
+                       f"{number(value['max'])}, {value['rounds']} rounds</small></td>")
         out += [f"<td>{ratio(row, a, b)}</td>" for a, b in pairs]
         out.append("</tr>")
     return "".join(out) + "</table>"
@@ -195,8 +206,8 @@ def load_curves(cells):
         offered = cell["labels"]["offered"]
         for name, runs in cell["runs"].items():
             counted = [r["result"] for r in runs if r["result"] and not r["discarded"]]
-            worst = sorted(max((f["latency_us"]["p99"] for f in r["flows"].values() if f["latency_us"]),
-                               default=0) for r in counted)  # fmt: skip
+            worst = sorted(max((f["latency_us"]["p99"] for f in r["flows"].values()
+                                if f["latency_us"]), default=0) for r in counted)
             if name in cell["rows"].get("", {}):
                 arrived.setdefault(name, []).append((offered, cell["rows"][""][name]["median"]))
             if worst:
@@ -204,7 +215,7 @@ def load_curves(cells):
     if not arrived:
         return ""
     return (curve_plot(arrived, "packets offered a second", "arrived a second")
-            + curve_plot(late, "packets offered a second", "p99, us"))  # fmt: skip
+            + curve_plot(late, "packets offered a second", "p99, us"))
 
 
 def machine_of(outcome):
@@ -221,9 +232,10 @@ def commands(outcome):
     for cell in outcome["cells"]:
         for name, runs in cell["runs"].items():
             if runs and runs[0]["command"]:
-                words = [w.rsplit("/", 1)[-1] if w.startswith("/") else w for w in runs[0]["command"]]
+                words = [w.rsplit("/", 1)[-1] if w.startswith("/") else w
+                         for w in runs[0]["command"]]
                 out.append(f"<tr><td>{esc(cell['name'])}</td><td>{esc(name)}</td>"
-                           f"<td><code>{esc(' '.join(words))}</code></td></tr>")  # fmt: skip
+                           f"<td><code>{esc(' '.join(words))}</code></td></tr>")
     return "<table>" + "".join(out) + "</table>"
 
 
@@ -237,18 +249,18 @@ def render(outcome):
              + " ".join(f"{esc(n)}: {esc(v)}." for n, v in outcome["versions"].items())
              + f" Took {outcome['seconds']:.0f} s; load average before it "
              f"{outcome['load_before']:.2f}."
-             + (" Interrupted: not all cells are here." if outcome["interrupted"] else "") + "</p>"]  # fmt: skip
+             + (" Interrupted: not all cells are here." if outcome["interrupted"] else "") + "</p>"]
     parts.append(
         "<p>Every figure was measured in this run. A cell shows the median of its rounds, below it "
-        "the lowest and the highest. The servers take turns round by round on the same machine, and "
-        "the first round of each is discarded. Per CPU-second means: delivered within the measured "
-        "window, divided by the CPU time of the whole server process, all its threads, network work "
-        "done in its system calls included. A mark † says that the generator, not the server, was "
-        "the limit in at least one round. Ratios hold for this machine and this run; they do not "
-        "travel.</p>"
+        "the lowest and the highest. The servers take turns round by round on the same machine, "
+        "and the first round of each is discarded. Per CPU-second means: delivered within the "
+        "measured window, divided by the CPU time of the whole server process, all its threads, "
+        "network work done in its system calls included. A mark † says that the generator, not the "
+        "server, was the limit in at least one round. Ratios hold for this machine and this run; "
+        "they do not travel.</p>"
     )
     parts.append("<ul>" + "".join(f"<li><b>{esc(n)}</b>: {esc(t)}</li>"
-                                  for n, t in outcome["contenders"].items()) + "</ul>")  # fmt: skip
+                                  for n, t in outcome["contenders"].items()) + "</ul>")
     for group, title in outcome["groups"].items():
         cells = [c for c in outcome["cells"] if c["group"] == group]
         lines = lines_of(cells)
@@ -261,7 +273,7 @@ def render(outcome):
         parts.append(table(lines, unit))
     problems = [f"<li>{esc(c['name'])}, {esc(n)}: {esc(r['problem'])}</li>"
                 for c in outcome["cells"] for n, runs in c["runs"].items() for r in runs
-                if r["problem"]]  # fmt: skip
+                if r["problem"]]
     if problems:
         parts.append("<h2>What did not work</h2><ul>" + "".join(problems) + "</ul>")
     parts.append("<h2>Commands</h2>" + commands(outcome))

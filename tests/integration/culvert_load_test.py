@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""culvert-load against what is known: a proxy that harms traffic by counted amounts, and the servers
-that are here.
+"""culvert-load against what is known: a proxy that harms traffic by counted amounts, and the
+servers that are here.
 
 The proxy (culvert-impair) tells afterwards how many datagrams it lost, doubled and held back; the
-tool must have seen exactly that many lost and doubled, as many reordered as could be (one held back at
-the end of its flow has nobody behind it), and a delay that is never less than the one put in.
+tool must have seen exactly that many lost and doubled, as many reordered as could be (one held back
+at the end of its flow has nobody behind it), and a delay that is never less than the one put in.
 Runs against the bare loop of this tree, and against coturn and culvertd where they are.
 Usage: culvert_load_test.py [BUILD_FOLDER], or CULVERT_BUILD in the environment.
 """
@@ -43,7 +43,7 @@ SECONDS = 4
 def load(*arguments, status=0):
     done = subprocess.run([LOAD, *map(str, arguments)], capture_output=True, text=True, timeout=120)
     if done.returncode != status:
-        raise AssertionError(f"culvert-load {arguments} ended with {done.returncode}: {done.stderr}")
+        raise AssertionError(f"{arguments} ended with {done.returncode}: {done.stderr}")
     return done
 
 
@@ -56,7 +56,7 @@ class Proxy:
         self.port = contenders.free_port()
         self.process = subprocess.Popen(
             [IMPAIR, "--listen", f"127.0.0.1:{self.port}", "--server", f"127.0.0.1:{server_port}",
-             *map(str, harm)], stdout=subprocess.PIPE, text=True)  # fmt: skip
+             *map(str, harm)], stdout=subprocess.PIPE, text=True)
         if self.process.stdout.readline().strip() != "ready":
             raise AssertionError("culvert-impair did not start")
 
@@ -86,7 +86,7 @@ class AgainstServer:
         return load_json(
             "relay", "--server", f"127.0.0.1:{port}", *self.server.tool_options(), "--clients",
             CLIENTS, "--rate", RATE, "--duration", SECONDS, "--warm-up", 0, "--server-pid",
-            self.server.process.pid, *more)  # fmt: skip
+            self.server.process.pid, *more)
 
     def test_an_unharmed_path_loses_nothing_and_every_datagram_is_counted(self):
         result = self.relay(self.server.port)
@@ -100,8 +100,8 @@ class AgainstServer:
         self.assertGreater(result["server"]["cpu_s"], 0)
 
     def test_injected_loss_duplication_reordering_and_delay_are_recovered(self):
-        proxy = Proxy(self.server.port, "--loss", LOSS, "--duplicate", DUPLICATE, "--reorder", REORDER,
-                      "--reorder-us", HELD_US, "--delay-us", DELAY_US)  # fmt: skip
+        proxy = Proxy(self.server.port, "--loss", LOSS, "--duplicate", DUPLICATE,
+                      "--reorder", REORDER, "--reorder-us", HELD_US, "--delay-us", DELAY_US)
         self.addCleanup(proxy.close)
         result = self.relay(proxy.port)
         counts = proxy.counts()
@@ -142,7 +142,7 @@ class BareLoop(AgainstServer, unittest.TestCase):
 class TurnCases(AgainstServer):
     def test_send_indications_and_client_to_client_lose_nothing(self):
         for more in (["--encoding", "send"], ["--topology", "client-client"],
-                     ["--topology", "client-client", "--encoding", "send"]):  # fmt: skip
+                     ["--topology", "client-client", "--encoding", "send"]):
             with self.subTest(more):
                 result = self.relay(self.server.port, *more)
                 for flow in result["flows"].values():
@@ -152,20 +152,20 @@ class TurnCases(AgainstServer):
     def test_churn_completes_allocations_without_an_error(self):
         result = load_json("churn", "--server", f"127.0.0.1:{self.server.port}",
                            *self.server.tool_options(), "--clients", 8, "--rate", 200,
-                           "--duration", 2, "--warm-up", 0)  # fmt: skip
+                           "--duration", 2, "--warm-up", 0)
         self.assertEqual(result["flows"]["to_peer"]["sent"], 400)
         self.assertEqual(result["flows"]["to_peer"]["unique"], 400)
         self.assertEqual(result["errors"], {})
 
     def test_a_wrong_password_is_told_apart_from_a_missing_server(self):
         done = load("relay", "--server", f"127.0.0.1:{self.server.port}", "--user", contenders.USER,
-                    "--password", "wrong", "--duration", 1, status=1)  # fmt: skip
+                    "--password", "wrong", "--duration", 1, status=1)
         self.assertIn("401", done.stderr)
         self.assertIn("--password", done.stderr)
 
     def test_bindings_are_answered_and_counted(self):
         result = load_json("binding", "--server", f"127.0.0.1:{self.server.port}", "--rate", 500,
-                           "--duration", 2, "--warm-up", 0)  # fmt: skip
+                           "--duration", 2, "--warm-up", 0)
         self.assertEqual(result["flows"]["to_peer"]["sent"], 1000)
         self.assertEqual(result["flows"]["to_peer"]["unique"], 1000)
 
@@ -186,19 +186,22 @@ class WithCulvert(TurnCases, unittest.TestCase):
 
 class CommandLine(unittest.TestCase):
     def test_what_is_not_built_is_refused_with_a_sentence(self):
-        for more, said in ((["--driver", "dpdk"], "not built"), (["--transport", "tls"], "not built"),
-                           (["--transport", "derp"], "not built"), (["--driver", "x"], "no driver")):  # fmt: skip
+        for more, said in ((["--driver", "dpdk"], "not built"),
+                           (["--transport", "tls"], "not built"),
+                           (["--transport", "derp"], "not built"),
+                           (["--driver", "x"], "no driver")):
             done = subprocess.run([LOAD, "relay", "--server", "127.0.0.1:9", "--user", "u",
-                                   "--password", "p", *more], capture_output=True, text=True)  # fmt: skip
+                                   "--password", "p", *more], capture_output=True, text=True)
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(said, done.stderr)
 
     def test_wrong_usage_ends_with_status_2_and_the_remedy(self):
-        for arguments, said in ((["--size", "3"], "--size must be"), (["--gso"], "--run-length"),
+        for arguments, said in ((["--size", "3"], "--size must be"),
+                                (["--gso"], "--run-length"),
                                 (["--family", "6"], "--family 4"),
-                                (["--run-length", "64", "--gso", "--size", "1400"], "GSO")):  # fmt: skip
+                                (["--run-length", "64", "--gso", "--size", "1400"], "GSO")):
             done = load("relay", "--server", "127.0.0.1:9", "--user", "u", "--password", "p",
-                        *arguments, status=2)  # fmt: skip
+                        *arguments, status=2)
             self.assertIn(said, done.stderr)
         self.assertIn("--user", load("churn", "--server", "127.0.0.1:9", status=2).stderr)
 

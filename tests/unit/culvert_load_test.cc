@@ -1,5 +1,5 @@
-// The load tool's instruments: the histogram against sorted samples, the sequence tracker against an
-// obvious slow one, and the rule that tells when the generator was the limit.
+// The load tool's instruments: the histogram against sorted samples, the sequence tracker against
+// an obvious slow one, and the rule that tells when the generator was the limit.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -17,7 +17,8 @@ constexpr double kQuantiles[] = {0.0, 0.001, 0.5, 0.9, 0.99, 0.999, 0.9999, 1.0}
 
 void expect_quantiles_hold(std::vector<uint64_t> values) {
   Histogram histogram;
-  for (const auto value : values) histogram.record(value);
+  for (const auto value : values)
+    histogram.record(value);
   std::sort(values.begin(), values.end());
   for (const double q : kQuantiles) {
     const auto wanted = std::ceil(q * static_cast<double>(values.size()));
@@ -41,7 +42,8 @@ TEST(LoadHistogram, every_quantile_is_within_one_bucket_of_the_exact_one) {
     std::vector<uint64_t> values(1 + random() % 5000);
     const unsigned bits = 1 + static_cast<unsigned>(random() % Histogram::kMaxBits);
     // Spread over the powers of two, as latencies are: a few large ones above many small.
-    for (auto& value : values) value = random() >> (64 - 1 - random() % bits);
+    for (auto& value : values)
+      value = random() >> (64 - 1 - random() % bits);
     expect_quantiles_hold(values);
   }
 }
@@ -80,7 +82,8 @@ TEST(LoadHistogram, merging_is_the_same_as_recording_all_in_one) {
     whole.record(value);
   }
   parts[0].merge(parts[1]);
-  for (const double q : kQuantiles) EXPECT_EQ(parts[0].quantile(q), whole.quantile(q));
+  for (const double q : kQuantiles)
+    EXPECT_EQ(parts[0].quantile(q), whole.quantile(q));
   EXPECT_EQ(parts[0].total(), whole.total());
   EXPECT_DOUBLE_EQ(parts[0].mean(), whole.mean());
 }

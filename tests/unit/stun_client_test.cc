@@ -24,7 +24,9 @@ std::vector<uint8_t> from_hex(std::string_view text) {
   return out;
 }
 
-Key short_term_key(std::string_view password) { return {password.begin(), password.end()}; }
+Key short_term_key(std::string_view password) {
+  return {password.begin(), password.end()};
+}
 
 TransactionId id_of(const std::vector<uint8_t>& message) {
   TransactionId id;
@@ -55,7 +57,8 @@ const char* const kSha256 =  // RFC 8489 appendix B.1 with erratum 6268
     "79363473 41000000 0014000b 6578616d 706c652e 6f726700 001d0004 00020000"
     "001c0020 b5c7bf00 5b6c52a2 1c51c5e8 92f81924 136296cb 927c4314 9309278c c6518e65";
 const char* const kPassword = "VOkJxbRl1RmTxUk/WvJxBt";
-const char* const kMatrix = "\xe3\x83\x9e\xe3\x83\x88\xe3\x83\xaa\xe3\x83\x83\xe3\x82\xaf\xe3\x82\xb9";
+const char* const kMatrix =
+    "\xe3\x83\x9e\xe3\x83\x88\xe3\x83\xaa\xe3\x83\x83\xe3\x82\xaf\xe3\x82\xb9";
 
 TEST(StunClientVectors, the_request_of_rfc_5769_is_built_byte_for_byte) {
   const auto expected = from_hex(kRequest);
@@ -157,8 +160,8 @@ TEST(StunClientMessage, a_data_indication_reads_the_same_by_both_readers) {
   const auto quick = parse_data_indication(message.bytes());
   ASSERT_TRUE(quick);
   EXPECT_EQ(quick->peer, peer);
-  EXPECT_TRUE(std::equal(quick->payload.begin(), quick->payload.end(), payload.begin(),
-                         payload.end()));
+  EXPECT_TRUE(
+      std::equal(quick->payload.begin(), quick->payload.end(), payload.begin(), payload.end()));
   const auto full = MessageView::parse(message.bytes());
   EXPECT_EQ(full->xor_address(Attr::kXorPeerAddress), peer);
 }
@@ -213,7 +216,9 @@ struct Script {
   }
 };
 
-Key md5_key() { return long_term_key(PasswordAlgorithm::kMd5, "alice", "example.org", "secret"); }
+Key md5_key() {
+  return long_term_key(PasswordAlgorithm::kMd5, "alice", "example.org", "secret");
+}
 Key sha_key() {
   return long_term_key(PasswordAlgorithm::kSha256, "alice", "example.org", "secret");
 }

@@ -76,7 +76,8 @@ class Reflector {
         header.msg_controllen = control_[i].size();
       }
       const int got = recvmmsg(fd_, messages_.data(), kBurst, MSG_WAITFORONE, nullptr);
-      for (int i = 0; i < got; ++i) turn_round(static_cast<size_t>(i));
+      for (int i = 0; i < got; ++i)
+        turn_round(static_cast<size_t>(i));
       for (int done = 0; done < got;) {
         const int sent = sendmmsg(fd_, &messages_[static_cast<size_t>(done)],
                                   static_cast<unsigned>(got - done), 0);
@@ -135,8 +136,10 @@ int calibrate(Options options) {
   if (!options.quiet && options.json != "-") {
     print_summary(result);
     const auto& t = result.tally;
-    const double tx = static_cast<double>(t.tx_ns) / static_cast<double>(std::max<uint64_t>(t.tx_datagrams, 1));
-    const double rx = static_cast<double>(t.rx_ns) / static_cast<double>(std::max<uint64_t>(t.rx_datagrams, 1));
+    const double tx =
+        static_cast<double>(t.tx_ns) / static_cast<double>(std::max<uint64_t>(t.tx_datagrams, 1));
+    const double rx =
+        static_cast<double>(t.rx_ns) / static_cast<double>(std::max<uint64_t>(t.rx_datagrams, 1));
     std::printf("generator    %.0f ns to send one datagram, %.0f ns to receive one\n", tx, rx);
     if (tx + rx > 0)
       std::printf("ceiling      about %.0f datagrams a second through a server, one thread\n",

@@ -18,7 +18,10 @@ std::string explain(const Event& event) {
   std::string out = event.code != 0 ? std::to_string(event.code) + " " : std::string();
   out += event.reason;
   if (event.code == 401) out += " (is --user or --password wrong?)";
-  if (event.code == 403) out += " (does the server permit peers there? its own relay address often is not: see --peer-address)";
+  if (event.code == 403)
+    out +=
+        " (does the server permit peers there? its own relay address often is not: see "
+        "--peer-address)";
   if (event.code == 486) out += " (the server's quota for this user)";
   if (event.code == 508) out += " (the server has no free port or no room left)";
   return out;
@@ -128,10 +131,12 @@ std::string ClientPool::for_all(const char* what, const Request& request) {
     }
     const auto items = driver_.receive(kPollNs);
     now = monotonic_ns();
-    for (const auto& item : items) receive(item, now);
+    for (const auto& item : items)
+      receive(item, now);
     // All of them when nothing came: a lost datagram must not wait for the walk to come round.
     if (items.empty())
-      for (size_t walked = 0; walked < clients_.size(); walked += kMaintainedAtOnce) maintain(now);
+      for (size_t walked = 0; walked < clients_.size(); walked += kMaintainedAtOnce)
+        maintain(now);
     if (!first_failure_.empty()) return std::string(what) + " failed: " + first_failure_;
     if (interrupted()) return "interrupted";
   }
@@ -155,9 +160,11 @@ void ClientPool::release_all() {
       if (client.turn.allocated()) client.turn.refresh(0, monotonic_ns());
       flush(client);
     }
-    for (const auto& item : driver_.receive(kPollNs)) receive(item, monotonic_ns());
+    for (const auto& item : driver_.receive(kPollNs))
+      receive(item, monotonic_ns());
     released = 0;
-    for (size_t i = 0; i < begun; ++i) released += clients_[i].turn.allocated() ? 0 : 1;
+    for (size_t i = 0; i < begun; ++i)
+      released += clients_[i].turn.allocated() ? 0 : 1;
     maintain(monotonic_ns());
   }
 }

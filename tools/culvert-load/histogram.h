@@ -29,7 +29,8 @@ class Histogram {
   }
 
   void merge(const Histogram& other) {
-    for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += other.counts_[i];
+    for (size_t i = 0; i < counts_.size(); ++i)
+      counts_[i] += other.counts_[i];
     total_ += other.total_;
     sum_ += other.sum_;
     max_ = std::max(max_, other.max_);

@@ -1,8 +1,8 @@
 // culvert-impair: a UDP proxy that harms traffic by known amounts, to show that culvert-load sees
 // exactly what was done. It stands between clients and server; each client gets a socket of its own
 // towards the server, as behind a NAT. Only ChannelData is harmed: requests must come through for
-// the set-up to be the same in every run. Draws are seeded; the counts are printed as JSON at the end
-// (SIGTERM or SIGINT). A held-back datagram overtakes nothing: those sent after it overtake it.
+// the set-up to be the same in every run. Draws are seeded; the counts are printed as JSON at the
+// end (SIGTERM or SIGINT). A held-back datagram overtakes nothing: those sent after it overtake it.
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -63,7 +63,8 @@ class Proxy {
   Proxy(const Proxy&) = delete;
   Proxy& operator=(const Proxy&) = delete;
   ~Proxy() {
-    for (const auto& [client, fd] : by_client_) close(fd);
+    for (const auto& [client, fd] : by_client_)
+      close(fd);
     close(front_);
     close(epoll_);
   }
@@ -80,9 +81,10 @@ class Proxy {
         const uint64_t due = waiting_.top().at_ns;
         wait = {0, due > now ? static_cast<long>(std::min<uint64_t>(due - now, 100'000'000)) : 0};
       }
-      const int count = epoll_pwait2(epoll_, ready.data(), static_cast<int>(ready.size()), &wait,
-                                     nullptr);
-      for (int i = 0; i < count; ++i) drain(ready[static_cast<size_t>(i)].data.fd);
+      const int count =
+          epoll_pwait2(epoll_, ready.data(), static_cast<int>(ready.size()), &wait, nullptr);
+      for (int i = 0; i < count; ++i)
+        drain(ready[static_cast<size_t>(i)].data.fd);
       release(monotonic_ns());
     }
   }
@@ -124,8 +126,8 @@ class Proxy {
     for (int i = 0; i < 64; ++i) {
       sockaddr_storage from{};
       socklen_t size = sizeof from;
-      const ssize_t got = recvfrom(fd, buffer.data(), buffer.size(), 0,
-                                   reinterpret_cast<sockaddr*>(&from), &size);
+      const ssize_t got =
+          recvfrom(fd, buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
       if (got < 0) return;
       const std::vector<uint8_t> data(buffer.begin(), buffer.begin() + got);
       if (fd == front_) {
@@ -201,11 +203,11 @@ class Proxy {
 };
 
 void print_counts(const char* name, const Counts& c, const char* end) {
-  std::printf("\"%s\": {\"passed\": %llu, \"lost\": %llu, \"duplicated\": %llu, \"held_back\": %llu}%s",
-              name, static_cast<unsigned long long>(c.passed),
-              static_cast<unsigned long long>(c.lost),
-              static_cast<unsigned long long>(c.duplicated),
-              static_cast<unsigned long long>(c.held_back), end);
+  std::printf(
+      "\"%s\": {\"passed\": %llu, \"lost\": %llu, \"duplicated\": %llu, \"held_back\": %llu}%s",
+      name, static_cast<unsigned long long>(c.passed), static_cast<unsigned long long>(c.lost),
+      static_cast<unsigned long long>(c.duplicated), static_cast<unsigned long long>(c.held_back),
+      end);
 }
 
 int run(int argc, char** argv) {
@@ -250,4 +252,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace culvert::load
 
-int main(int argc, char** argv) { return culvert::load::run(argc, argv); }
+int main(int argc, char** argv) {
+  return culvert::load::run(argc, argv);
+}

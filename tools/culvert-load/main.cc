@@ -17,12 +17,17 @@ void raise_file_limit() {
 
 std::unique_ptr<Worker> make_worker(const Options& options, uint32_t thread) {
   switch (options.mode) {
-    case Mode::kChurn: return make_churn_worker(options, thread);
-    case Mode::kIdle: return make_idle_worker(options, thread);
-    case Mode::kBinding: return make_binding_worker(options, thread);
-    case Mode::kHostile: return make_hostile_worker(options, thread);
+    case Mode::kChurn:
+      return make_churn_worker(options, thread);
+    case Mode::kIdle:
+      return make_idle_worker(options, thread);
+    case Mode::kBinding:
+      return make_binding_worker(options, thread);
+    case Mode::kHostile:
+      return make_hostile_worker(options, thread);
     case Mode::kRelay:
-    case Mode::kCalibrate: break;
+    case Mode::kCalibrate:
+      break;
   }
   return make_relay_worker(options, thread);
 }

@@ -100,10 +100,12 @@ class ChurnWorker final : public Worker {
     pacer_.start(clock.start);
     slots_.resize(std::max(1u, o_.clients / o_.threads));
     uint64_t now = monotonic_ns();
-    while (now < clock.start) now = monotonic_ns();
+    while (now < clock.start)
+      now = monotonic_ns();
     while (now < clock.measure_to && !interrupted()) {
       begin_due(now);
-      for (const auto& item : driver_->receive(kWaitNs)) on_item(item);
+      for (const auto& item : driver_->receive(kWaitNs))
+        on_item(item);
       now = monotonic_ns();
       if (now >= next_timer_) tick_all(now);
     }
@@ -238,7 +240,8 @@ class ChurnWorker final : public Worker {
       return std::any_of(slots_.begin(), slots_.end(), [](const Slot& s) { return s.busy; });
     };
     while (busy() && monotonic_ns() < until) {
-      for (const auto& item : driver_->receive(kWaitNs)) on_item(item);
+      for (const auto& item : driver_->receive(kWaitNs))
+        on_item(item);
       if (monotonic_ns() >= next_timer_) tick_all(monotonic_ns());
     }
   }
@@ -273,8 +276,7 @@ class IdleWorker final : public Worker {
     driver_ = make_driver(o_.driver, false, error);
     if (!driver_) return error;
     pool_ = std::make_unique<ClientPool>(o_, *driver_, o_.seed + thread_);
-    const uint32_t share =
-        o_.clients / o_.threads + (thread_ < o_.clients % o_.threads ? 1 : 0);
+    const uint32_t share = o_.clients / o_.threads + (thread_ < o_.clients % o_.threads ? 1 : 0);
     if (error = pool_->open(share); !error.empty()) return error;
     if (error = pool_->allocate_all(); !error.empty()) return error;
     const auto base = o_.peer_address ? o_.peer_address : source_address(o_.server);
@@ -298,7 +300,8 @@ class IdleWorker final : public Worker {
 
   void traffic(const RunClock& clock) override {
     while (monotonic_ns() < clock.measure_to && !interrupted()) {
-      for (const auto& item : driver_->receive(10 * kWaitNs)) pool_->receive(item, monotonic_ns());
+      for (const auto& item : driver_->receive(10 * kWaitNs))
+        pool_->receive(item, monotonic_ns());
       pool_->maintain(monotonic_ns());
     }
   }
@@ -349,7 +352,8 @@ class BindingWorker final : public Worker {
     clock_ = clock;
     pacer_.start(clock.start);
     uint64_t now = monotonic_ns();
-    while (now < clock.start) now = monotonic_ns();
+    while (now < clock.start)
+      now = monotonic_ns();
     while (now < clock.measure_to && !interrupted()) {
       const uint64_t began = now;
       const size_t sent = send_due(now);
@@ -360,7 +364,8 @@ class BindingWorker final : public Worker {
     while (pacer_.paced() && pacer_.due() < clock.measure_to && send_due(clock.measure_to - 1) != 0)
       receive();
     tally.scheduled = pacer_.scheduled_in(clock.measure_to - clock.measure_from);
-    for (const uint64_t end = now + kDrainNs; now < end; now = monotonic_ns()) receive();
+    for (const uint64_t end = now + kDrainNs; now < end; now = monotonic_ns())
+      receive();
   }
 
   void finish() override {
@@ -379,8 +384,8 @@ class BindingWorker final : public Worker {
       if (due > now) break;
       pacer_.taken();
       auto& request = requests[built];
-      store_be16(&request[0], stun_client::message_type(Method::kBinding,
-                                                        stun_client::Class::kRequest));
+      store_be16(&request[0],
+                 stun_client::message_type(Method::kBinding, stun_client::Class::kRequest));
       store_be32(&request[4], stun_client::kMagicCookie);
       store_be32(&request[8], tag_);
       store_be64(&request[12], due);
@@ -471,13 +476,15 @@ class HostileWorker final : public Worker {
     clock_ = clock;
     pacer_.start(clock.start);
     uint64_t now = monotonic_ns();
-    while (now < clock.start) now = monotonic_ns();
+    while (now < clock.start)
+      now = monotonic_ns();
     while (now < clock.measure_to && !interrupted() && (wanted_ == 0 || sent_ < wanted_)) {
       send_due(now);
       receive(0);
       now = monotonic_ns();
     }
-    for (const uint64_t end = now + kDrainNs; now < end; now = monotonic_ns()) receive(kWaitNs);
+    for (const uint64_t end = now + kDrainNs; now < end; now = monotonic_ns())
+      receive(kWaitNs);
     // With --count the rest of the time passes quietly, so that memory is read after the storm.
     while (wanted_ != 0 && monotonic_ns() < clock.measure_to && !interrupted())
       receive(10 * kWaitNs);
@@ -496,8 +503,8 @@ class HostileWorker final : public Worker {
       const auto endpoint = next_source();
       if (!endpoint) return;
       const auto datagram = make_datagram();
-      const TxItem item{*endpoint, nullptr, datagram.data(),
-                        static_cast<uint32_t>(datagram.size()), 0};
+      const TxItem item{*endpoint, nullptr, datagram.data(), static_cast<uint32_t>(datagram.size()),
+                        0};
       driver_->send({&item, 1});
       tally.request_bytes += datagram.size() + header_bytes_;
       ++tally.tx_datagrams;
@@ -550,15 +557,22 @@ class HostileWorker final : public Worker {
     switch (dice % 5) {
       case 0:
         bytes.resize(1 + dice / 5 % 200);
-        for (auto& byte : bytes) byte = static_cast<uint8_t>(random_());
+        for (auto& byte : bytes)
+          byte = static_cast<uint8_t>(random_());
         break;
-      case 1: bytes.resize(1 + dice / 5 % (bytes.size() - 1)); break;
-      case 2: store_be16(&bytes[2], static_cast<uint16_t>(dice >> 16)); break;
+      case 1:
+        bytes.resize(1 + dice / 5 % (bytes.size() - 1));
+        break;
+      case 2:
+        store_be16(&bytes[2], static_cast<uint16_t>(dice >> 16));
+        break;
       case 3:
         for (int i = 0; i < 4; ++i)
           bytes[random_() % bytes.size()] ^= static_cast<uint8_t>(1 + random_() % 255);
         break;
-      default: store_be16(&bytes[0], static_cast<uint16_t>(0x4000 + dice % 0x1000)); break;
+      default:
+        store_be16(&bytes[0], static_cast<uint16_t>(0x4000 + dice % 0x1000));
+        break;
     }
   }
 

@@ -13,7 +13,8 @@ namespace {
 const char* const kAbout =
     "culvert-load: measures TURN and STUN servers.\n"
     "\n"
-    "It plays the clients and, behind the server, their peers. Datagrams carry a number and a time,\n"
+    "It plays the clients and, behind the server, their peers. Datagrams carry a number and a "
+    "time,\n"
     "so loss, reordering, duplication and latency are counted, not guessed. Paced sending is open\n"
     "loop: a datagram is due at a time fixed beforehand, and its latency counts from then, so a\n"
     "server that stalls cannot hide it. With --server-pid the server's CPU time is read as well,\n"
@@ -34,7 +35,8 @@ const char* const kAbout =
 template <class E>
 std::string names_of(const std::map<std::string, E>& values) {
   std::string out;
-  for (const auto& [name, value] : values) out += (out.empty() ? "" : "|") + name;
+  for (const auto& [name, value] : values)
+    out += (out.empty() ? "" : "|") + name;
   return out;
 }
 
@@ -46,7 +48,8 @@ void add_choice(CLI::App* app, const std::string& flag, E& value,
          help + " (" + names_of(values) + ")")
       ->check(CLI::IsMember([&] {
         std::vector<std::string> names;
-        for (const auto& [name, unused] : values) names.push_back(name);
+        for (const auto& [name, unused] : values)
+          names.push_back(name);
         return names;
       }()));
 }
@@ -87,8 +90,7 @@ void add_common(CLI::App* app, Options& o, Raw& raw) {
   }
   app->add_option("--local", raw.local, "local address of clients; may be repeated")
       ->type_name("ADDRESS");
-  app->add_option("--driver", o.driver, "how to reach the network: sockets")
-      ->capture_default_str();
+  app->add_option("--driver", o.driver, "how to reach the network: sockets")->capture_default_str();
   app->add_option("--duration", o.duration_s, "seconds measured")->capture_default_str();
   app->add_option("--warm-up", o.warm_up_s, "seconds of traffic before that, not counted")
       ->capture_default_str();
@@ -105,7 +107,8 @@ void add_credentials(CLI::App* app, Options& o) {
   app->add_option("--user", o.user, "long-term credential");
   app->add_option("--password", o.password, "its password");
   app->add_option("--realm", o.realm, "refuse any other realm than this");
-  app->add_flag("--rfc5389", o.rfc5389, "be an older client: MD5 and SHA-1 even where more is offered");
+  app->add_flag("--rfc5389", o.rfc5389,
+                "be an older client: MD5 and SHA-1 even where more is offered");
   app->add_option("--transport", o.transport, "to the server: udp")->capture_default_str();
   add_choice(app, "--family", o.family, kFamilies,
              "of server and relayed address: both 4, both 6, or the relayed one the other");
@@ -134,9 +137,11 @@ void add_relay(CLI::App* app, Options& o, Raw& raw) {
   app->add_option("--peers", o.peers, "peer sockets they share")
       ->check(CLI::Range(1u, 60000u))
       ->capture_default_str();
-  app->add_option("--peer-address", raw.peer_address, "where the peers are; on loopback 127.0.0.2")->type_name("ADDRESS");
-  app->add_option("--bare", raw.bare,
-                  "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
+  app->add_option("--peer-address", raw.peer_address, "where the peers are; on loopback 127.0.0.2")
+      ->type_name("ADDRESS");
+  app->add_option(
+      "--bare", raw.bare,
+      "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
   add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");
   add_choice(app, "--topology", o.topology, kTopologies, "who talks with whom");
   add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");
@@ -209,8 +214,7 @@ std::optional<std::string> check_shapes(Options& o) {
 }
 
 std::optional<std::string> check_bare(Options& o, const Raw& raw) {
-  const bool turn =
-      o.mode == Mode::kRelay || o.mode == Mode::kChurn || o.mode == Mode::kIdle;
+  const bool turn = o.mode == Mode::kRelay || o.mode == Mode::kChurn || o.mode == Mode::kIdle;
   if (raw.bare.empty()) {
     if (turn && (o.user.empty() || o.password.empty()))
       return "--user and --password are needed: TURN servers authenticate";
@@ -231,7 +235,8 @@ std::optional<std::string> check_addresses(Options& o, const Raw& raw) {
   } else {
     const auto server = TransportAddress::parse(raw.server);
     if (!server || server->port == 0)
-      return "--server: '" + raw.server + "' is not an ADDRESS:PORT; give numbers, as 192.0.2.1:3478";
+      return "--server: '" + raw.server +
+             "' is not an ADDRESS:PORT; give numbers, as 192.0.2.1:3478";
     o.server = *server;
   }
   const bool wants_v6 = o.family == FamilyChoice::kIpv6;
@@ -297,19 +302,35 @@ std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
 
 const char* name_of(Mode mode) {
   switch (mode) {
-    case Mode::kRelay: return "relay";
-    case Mode::kChurn: return "churn";
-    case Mode::kIdle: return "idle";
-    case Mode::kBinding: return "binding";
-    case Mode::kHostile: return "hostile";
-    case Mode::kCalibrate: return "calibrate";
+    case Mode::kRelay:
+      return "relay";
+    case Mode::kChurn:
+      return "churn";
+    case Mode::kIdle:
+      return "idle";
+    case Mode::kBinding:
+      return "binding";
+    case Mode::kHostile:
+      return "hostile";
+    case Mode::kCalibrate:
+      return "calibrate";
   }
   return "?";
 }
-const char* name_of(Direction direction) { return find_name(kDirections, direction); }
-const char* name_of(Topology topology) { return find_name(kTopologies, topology); }
-const char* name_of(Encoding encoding) { return find_name(kEncodings, encoding); }
-const char* name_of(FamilyChoice family) { return find_name(kFamilies, family); }
-const char* name_of(Attack attack) { return find_name(kAttacks, attack); }
+const char* name_of(Direction direction) {
+  return find_name(kDirections, direction);
+}
+const char* name_of(Topology topology) {
+  return find_name(kTopologies, topology);
+}
+const char* name_of(Encoding encoding) {
+  return find_name(kEncodings, encoding);
+}
+const char* name_of(FamilyChoice family) {
+  return find_name(kFamilies, family);
+}
+const char* name_of(Attack attack) {
+  return find_name(kAttacks, attack);
+}
 
 }  // namespace culvert::load

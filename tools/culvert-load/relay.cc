@@ -1,8 +1,8 @@
 // The relay mode, and calibration, which is the same traffic against a reflector. Each thread has
 // its clients, its peers and its flows; a flow is one direction between one client and its partner.
 // Flows take turns in a seeded order, one run each, so datagrams of different flows interleave. In
-// paced sending the n-th run is due at start + n * interval whatever happened before; latency counts
-// from that moment. The datagram's payload: run tag, flow, sequence number, due time.
+// paced sending the n-th run is due at start + n * interval whatever happened before; latency
+// counts from that moment. The datagram's payload: run tag, flow, sequence number, due time.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -16,9 +16,9 @@ namespace {
 
 using stun_client::Bytes;
 
-constexpr size_t kBatch = 64;             // datagrams built before they are sent
-constexpr size_t kPrefixRoom = 64;        // Send indication towards IPv6: 20 + 24 + 4
-constexpr uint64_t kDrainNs = kSecond;    // waits at most so long for what is under way
+constexpr size_t kBatch = 64;               // datagrams built before they are sent
+constexpr size_t kPrefixRoom = 64;          // Send indication towards IPv6: 20 + 24 + 4
+constexpr uint64_t kDrainNs = kSecond;      // waits at most so long for what is under way
 constexpr uint64_t kQuietNs = kSecond / 4;  // and stops when nothing came for so long
 constexpr uint64_t kMaintainNs = 1'000'000;
 constexpr uint64_t kLastSendsNs = 20'000'000;
@@ -127,8 +127,8 @@ std::string RelayWorker::prepare() {
   return o_.bare ? introduce() : std::string();
 }
 
-// The bare loop learns both ends of a flow from what they send. Each end repeats its index until the
-// other has heard it, so that traffic begins with every flow known.
+// The bare loop learns both ends of a flow from what they send. Each end repeats its index until
+// the other has heard it, so that traffic begins with every flow known.
 std::string RelayWorker::introduce() {
   const size_t count = pool_->clients().size();
   std::vector<uint8_t> heard(count);  // bit 0: by the peer, bit 1: by the client
@@ -180,7 +180,8 @@ std::string RelayWorker::open_peers() {
   // On one machine not the server's own address: a relay may refuse to talk to itself.
   const bool loopback = o_.server.ip.is_v4() && o_.server.ip.v4_host() >> 24 == 127;
   if (!ip && loopback && wanted == Family::kIpv4)
-    ip = IpAddress::parse(o_.server.ip == *IpAddress::parse("127.0.0.2") ? "127.0.0.1" : "127.0.0.2");
+    ip = IpAddress::parse(o_.server.ip == *IpAddress::parse("127.0.0.2") ? "127.0.0.1"
+                                                                         : "127.0.0.2");
   if (!ip && o_.server.ip.family == wanted) ip = source_address(o_.server);
   // Across families there is no route to ask; a server on this machine has both loopbacks.
   if (!ip) ip = IpAddress::parse(wanted == Family::kIpv6 ? "::1" : "127.0.0.1");
@@ -224,7 +225,8 @@ Flow RelayWorker::client_flow(size_t client, const TransportAddress& peer) const
   Flow flow;
   flow.from = pool_->clients()[client].endpoint;
   if (o_.encoding == Encoding::kChannel) {
-    const auto header = stun_client::channel_data_header(channel_of(client), static_cast<uint16_t>(o_.size));
+    const auto header =
+        stun_client::channel_data_header(channel_of(client), static_cast<uint16_t>(o_.size));
     std::copy(header.begin(), header.end(), flow.prefix.begin());
     flow.prefix_size = 4;
     return flow;
@@ -274,7 +276,8 @@ void RelayWorker::make_buffers() {
   stride_ = (kPrefixRoom + o_.size + 4 + 63) / 64 * 64;
   if (o_.gso) stride_ = (o_.run_length * (kPrefixRoom + o_.size + 4) + 63) / 64 * 64;
   buffer_.resize(stride_ * (o_.gso ? std::max<size_t>(1, kBatch / o_.run_length) : kBatch + 64));
-  for (auto& byte : buffer_) byte = static_cast<uint8_t>(random_());
+  for (auto& byte : buffer_)
+    byte = static_cast<uint8_t>(random_());
   batch_.reserve(kBatch + kMaxGsoSegments);
 }
 
@@ -329,8 +332,8 @@ void RelayWorker::flush() {
 size_t RelayWorker::send_due(uint64_t now) {
   size_t built = 0;
   if (interval_ns_ <= 0) {
-    while (built < kBatch && batch_.size() * stride_ + stride_ * (o_.gso ? 1 : o_.run_length) <=
-                                 buffer_.size())
+    while (built < kBatch &&
+           batch_.size() * stride_ + stride_ * (o_.gso ? 1 : o_.run_length) <= buffer_.size())
       built += build_run(now);
     flush();
     return built;
@@ -401,7 +404,8 @@ size_t RelayWorker::receive_once(uint64_t& now) {
   const auto items = driver_->receive(0);
   now = monotonic_ns();
   if (items.empty()) return 0;
-  for (const auto& item : items) on_item(item, now);
+  for (const auto& item : items)
+    on_item(item, now);
   live.received.store(received_, std::memory_order_relaxed);
   tally.rx_ns += cost_clock() - before;
   return items.size();
@@ -411,7 +415,8 @@ void RelayWorker::traffic(const RunClock& clock) {
   clock_ = clock;
   if (o_.rate > 0) interval_ns_ = 1e9 * o_.run_length * o_.threads / o_.rate;
   uint64_t now = monotonic_ns();
-  while (now < clock.start) now = monotonic_ns();
+  while (now < clock.start)
+    now = monotonic_ns();
   while (now < clock.measure_to && !interrupted()) {
     const uint64_t turn_began = now;
     const size_t sent = send_due(now);
@@ -432,7 +437,8 @@ void RelayWorker::traffic(const RunClock& clock) {
   }
   // The last few that were due before the end, and may have come due during the last turn.
   const uint64_t until = clock.measure_to + kLastSendsNs;
-  while (interval_ns_ > 0 && now < until && send_due(now) != 0) now = monotonic_ns();
+  while (interval_ns_ > 0 && now < until && send_due(now) != 0)
+    now = monotonic_ns();
   if (interval_ns_ > 0)
     tally.scheduled = static_cast<uint64_t>(
         static_cast<double>(clock.measure_to - clock.measure_from) / interval_ns_ * o_.run_length);

@@ -14,11 +14,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kUs = 1e3;
-constexpr double kSentOfSchedule = 0.995;      // less of what was due was sent: too slow
+constexpr double kSentOfSchedule = 0.995;         // less of what was due was sent: too slow
 constexpr uint64_t kLatenessLimitNs = 1'000'000;  // p99 of sending after due
-constexpr double kUnpacedLoss = 0.01;          // less lost: the server took all there was
+constexpr double kUnpacedLoss = 0.01;             // less lost: the server took all there was
 constexpr uint64_t kStandingQueueNs = 5'000'000;  // median latency of a server that lags behind
-constexpr double kOwnDrops = 0.001;            // of what was delivered
+constexpr double kOwnDrops = 0.001;               // of what was delivered
 
 double seconds_of(const Result& r) {
   return static_cast<double>(r.to.at_ns - r.from.at_ns) / 1e9;
@@ -40,10 +40,14 @@ uint64_t lost(const FlowTally& flow) {
 
 const char* unit_of(Mode mode) {
   switch (mode) {
-    case Mode::kChurn: return "allocations";
-    case Mode::kBinding: return "responses";
-    case Mode::kHostile: return "responses";
-    default: return "packets";
+    case Mode::kChurn:
+      return "allocations";
+    case Mode::kBinding:
+      return "responses";
+    case Mode::kHostile:
+      return "responses";
+    default:
+      return "packets";
   }
 }
 
@@ -53,8 +57,8 @@ Json latency_json(const Histogram& h) {
   out["samples"] = h.total();
   out["min"] = static_cast<double>(h.min()) / kUs;
   out["mean"] = h.mean() / kUs;
-  for (const auto& [name, q] : {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99},
-                                {"p99.9", 0.999}, {"p99.99", 0.9999}})
+  for (const auto& [name, q] :
+       {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}, {"p99.99", 0.9999}})
     out[name] = static_cast<double>(h.quantile(q)) / kUs;
   out["max"] = static_cast<double>(h.max()) / kUs;
   return out;
@@ -64,9 +68,8 @@ Json flow_json(const FlowTally& flow) {
   return {{"sent", flow.sent},
           {"unique", flow.unique},
           {"lost", lost(flow)},
-          {"loss", flow.sent != 0 ? static_cast<double>(lost(flow)) /
-                                        static_cast<double>(flow.sent)
-                                  : 0.0},
+          {"loss",
+           flow.sent != 0 ? static_cast<double>(lost(flow)) / static_cast<double>(flow.sent) : 0.0},
           {"duplicates", flow.duplicates},
           {"reordered", flow.reordered},
           {"latency_us", latency_json(flow.latency)}};
@@ -135,7 +138,8 @@ Json to_json(const Result& r) {
   const auto& t = r.tally;
   const Machine m = machine();
   Json errors = Json::object();
-  for (const auto& [name, count] : t.error_kinds) errors[name] = count;
+  for (const auto& [name, count] : t.error_kinds)
+    errors[name] = count;
   Json series = Json::array();
   for (const auto& s : r.series)
     series.push_back({{"at_s", s.at_s},
@@ -145,13 +149,18 @@ Json to_json(const Result& r) {
                       {"rss_bytes", s.rss_bytes}});
   char when[32];
   const std::time_t now = std::time(nullptr);
-  std::strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
   return {{"tool", "culvert-load"},
           {"version", CULVERT_VERSION},
           {"mode", name_of(r.options.mode)},
           {"when", when},
           {"machine",
-           {{"host", m.host}, {"kernel", m.kernel}, {"processor", m.processor}, {"cpus", m.cpus},
+           {{"host", m.host},
+            {"kernel", m.kernel},
+            {"processor", m.processor},
+            {"cpus", m.cpus},
             {"memory_bytes", m.memory_bytes}}},
           {"options", options_json(r.options)},
           {"setup_s", r.setup_s},
@@ -199,11 +208,12 @@ void print_server(const Result& r) {
     std::printf("server CPU   not sampled (give --server-pid)\n");
     return;
   }
-  std::printf("server CPU   %.3f s (%.0f %% of one), user %.2f, system %.2f; machine softirq %.2f s\n",
-              server_cpu_s(r), 100 * server_cpu_s(r) / std::max(seconds_of(r), 1e-9),
-              static_cast<double>(r.to.user_ns - r.from.user_ns) / 1e9,
-              static_cast<double>(r.to.system_ns - r.from.system_ns) / 1e9,
-              static_cast<double>(r.to.softirq_ns - r.from.softirq_ns) / 1e9);
+  std::printf(
+      "server CPU   %.3f s (%.0f %% of one), user %.2f, system %.2f; machine softirq %.2f s\n",
+      server_cpu_s(r), 100 * server_cpu_s(r) / std::max(seconds_of(r), 1e-9),
+      static_cast<double>(r.to.user_ns - r.from.user_ns) / 1e9,
+      static_cast<double>(r.to.system_ns - r.from.system_ns) / 1e9,
+      static_cast<double>(r.to.softirq_ns - r.from.softirq_ns) / 1e9);
   if (r.received != 0)
     std::printf("             %.0f %s per CPU-second of the whole server\n", per_cpu_second(r),
                 unit_of(r.options.mode));

@@ -14,7 +14,9 @@ namespace {
 
 volatile std::sig_atomic_t g_interrupted = 0;  // a signal handler has no other place to write to
 
-void on_signal(int) { g_interrupted = 1; }
+void on_signal(int) {
+  g_interrupted = 1;
+}
 
 void sleep_until(uint64_t at_ns) {
   const timespec at{static_cast<time_t>(at_ns / kSecond), static_cast<long>(at_ns % kSecond)};
@@ -62,12 +64,12 @@ void watch(const std::vector<std::unique_ptr<Worker>>& workers, const ServerCpu&
     result.rss_peak = std::max(result.rss_peak, sample.rss_bytes);
     const double seconds = static_cast<double>(sample.at_ns - last_cpu.at_ns) / 1e9;
     if (seconds > 0.2) {
-      const Second second{static_cast<double>(sample.at_ns - clock.start) / 1e9,
-                          static_cast<uint64_t>(static_cast<double>(now.sent - last.sent) / seconds),
-                          static_cast<uint64_t>(
-                              static_cast<double>(now.received - last.received) / seconds),
-                          static_cast<double>(sample.process_ns - last_cpu.process_ns) / 1e9 / seconds,
-                          sample.rss_bytes};
+      const Second second{
+          static_cast<double>(sample.at_ns - clock.start) / 1e9,
+          static_cast<uint64_t>(static_cast<double>(now.sent - last.sent) / seconds),
+          static_cast<uint64_t>(static_cast<double>(now.received - last.received) / seconds),
+          static_cast<double>(sample.process_ns - last_cpu.process_ns) / 1e9 / seconds,
+          sample.rss_bytes};
       result.series.push_back(second);
       show_progress(result.options, second, !started);
       last = now;
@@ -91,7 +93,9 @@ void watch(const std::vector<std::unique_ptr<Worker>>& workers, const ServerCpu&
 
 }  // namespace
 
-bool interrupted() { return g_interrupted != 0; }
+bool interrupted() {
+  return g_interrupted != 0;
+}
 
 void catch_signals() {
   struct sigaction action {};
@@ -144,7 +148,8 @@ bool run_workers(const Options& options, const MakeWorker& make, Result& result)
   result.server_watched = cpu->watching();
   result.before = cpu->sample();
   std::vector<std::unique_ptr<Worker>> workers;
-  for (uint32_t i = 0; i < options.threads; ++i) workers.push_back(make(i));
+  for (uint32_t i = 0; i < options.threads; ++i)
+    workers.push_back(make(i));
 
   RunClock clock;
   std::mutex failure_lock;
@@ -176,9 +181,11 @@ bool run_workers(const Options& options, const MakeWorker& make, Result& result)
   }
   go.arrive_and_wait();
   if (usable) watch(workers, *cpu, clock, result);
-  for (auto& thread : threads) thread.join();
+  for (auto& thread : threads)
+    thread.join();
   if (!failure.empty()) std::fprintf(stderr, "culvert-load: %s\n", failure.c_str());
-  for (const auto& worker : workers) result.tally.merge(worker->tally);
+  for (const auto& worker : workers)
+    result.tally.merge(worker->tally);
   judge_limits(result);
   return usable;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace culvert::load {
@@ -18,7 +19,8 @@ class SequenceTracker {
     if (sequence >= next_) {
       // The bits of the numbers skipped are cleared, at most one whole window of them.
       const uint64_t first = sequence - next_ >= kWindow ? sequence - kWindow + 1 : next_;
-      for (uint64_t s = first; s < sequence; ++s) clear(s);
+      for (uint64_t s = first; s < sequence; ++s)
+        clear(s);
       set(sequence);
       next_ = sequence + 1;
       return Arrival::kInOrder;

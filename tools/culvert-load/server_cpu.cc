@@ -3,6 +3,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
@@ -19,7 +20,9 @@ uint64_t clock_ns(clockid_t clock) {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
-uint64_t tick_ns() { return 1'000'000'000 / static_cast<uint64_t>(sysconf(_SC_CLK_TCK)); }
+uint64_t tick_ns() {
+  return 1'000'000'000 / static_cast<uint64_t>(sysconf(_SC_CLK_TCK));
+}
 
 struct ProcessTimes {
   uint64_t user_ns = 0;
@@ -35,7 +38,8 @@ ProcessTimes process_times(pid_t pid) {
   if (name_end == std::string::npos) return {};
   std::istringstream fields(line.substr(name_end + 1));
   std::string skipped;
-  for (int i = 0; i < 11; ++i) fields >> skipped;
+  for (int i = 0; i < 11; ++i)
+    fields >> skipped;
   ProcessTimes out;
   fields >> out.user_ns >> out.system_ns;
   out.user_ns *= tick_ns();
@@ -48,7 +52,8 @@ uint64_t machine_softirq_ns() {
   std::string name;
   uint64_t value = 0;
   file >> name;
-  for (int i = 0; i < 7; ++i) file >> value;  // user nice system idle iowait irq softirq
+  for (int i = 0; i < 7; ++i)
+    file >> value;  // user nice system idle iowait irq softirq
   return value * tick_ns();
 }
 
@@ -64,8 +69,10 @@ std::vector<pid_t> find_ksoftirqd() {
   std::vector<pid_t> out;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", ignored)) {
-    const auto pid = static_cast<pid_t>(std::atoi(entry.path().filename().c_str()));
-    if (pid <= 0) continue;
+    const std::string folder = entry.path().filename();
+    pid_t pid = 0;
+    const auto end = folder.data() + folder.size();
+    if (std::from_chars(folder.data(), end, pid).ptr != end) continue;
     std::ifstream file(entry.path() / "comm");
     std::string name;
     std::getline(file, name);
@@ -87,9 +94,15 @@ std::string field_of(const char* path, std::string_view key) {
 
 }  // namespace
 
-uint64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
-uint64_t thread_cpu_ns() { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
-uint64_t own_cpu_ns() { return clock_ns(CLOCK_PROCESS_CPUTIME_ID); }
+uint64_t monotonic_ns() {
+  return clock_ns(CLOCK_MONOTONIC);
+}
+uint64_t thread_cpu_ns() {
+  return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+uint64_t own_cpu_ns() {
+  return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+}
 
 std::optional<ServerCpu> ServerCpu::watch(pid_t pid, std::string& error) {
   ServerCpu out;
@@ -127,8 +140,8 @@ Machine machine() {
   out.host = names.nodename;
   out.processor = field_of("/proc/cpuinfo", "model name");
   out.cpus = static_cast<unsigned>(sysconf(_SC_NPROCESSORS_ONLN));
-  out.memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                     static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  out.memory_bytes =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   return out;
 }
 

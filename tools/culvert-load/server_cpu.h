@@ -13,12 +13,12 @@
 namespace culvert::load {
 
 struct CpuSample {
-  uint64_t at_ns = 0;           // CLOCK_MONOTONIC
-  uint64_t process_ns = 0;      // CPU time of the whole process
-  uint64_t user_ns = 0;         // of it, by /proc/PID/stat (10 ms steps)
+  uint64_t at_ns = 0;       // CLOCK_MONOTONIC
+  uint64_t process_ns = 0;  // CPU time of the whole process
+  uint64_t user_ns = 0;     // of it, by /proc/PID/stat (10 ms steps)
   uint64_t system_ns = 0;
-  uint64_t softirq_ns = 0;      // of the machine, by /proc/stat (10 ms steps)
-  uint64_t ksoftirqd_ns = 0;    // of the machine's ksoftirqd threads
+  uint64_t softirq_ns = 0;    // of the machine, by /proc/stat (10 ms steps)
+  uint64_t ksoftirqd_ns = 0;  // of the machine's ksoftirqd threads
   uint64_t rss_bytes = 0;
 };
 

@@ -25,12 +25,12 @@
 namespace culvert::load {
 namespace {
 
-constexpr size_t kSlots = 256;            // datagrams of one receive call
-constexpr size_t kPerSocket = 64;         // of one socket, so that no socket starves the others
+constexpr size_t kSlots = 256;     // datagrams of one receive call
+constexpr size_t kPerSocket = 64;  // of one socket, so that no socket starves the others
 // Slots are an odd number of cache lines apart, or all their starts would share one cache set.
 constexpr size_t kPlainSlot = 2048 + 64;       // an MTU of 1500 and room
 constexpr size_t kCoalescedSlot = 65536 + 64;  // what GRO may hand over at once
-constexpr int kReceiveBuffer = 8 << 20;   // asked for; without CAP_NET_ADMIN rmem_max caps it
+constexpr int kReceiveBuffer = 8 << 20;        // asked for; without CAP_NET_ADMIN rmem_max caps it
 
 template <class T>
 void put_control(msghdr& header, void* space, int level, int type, T value) {
@@ -97,7 +97,9 @@ class SocketDriver final : public Driver {
   std::array<epoll_event, 128> ready_{};
 };
 
-std::string system_error(const std::string& what) { return what + ": " + std::strerror(errno); }
+std::string system_error(const std::string& what) {
+  return what + ": " + std::strerror(errno);
+}
 
 std::optional<Endpoint> SocketDriver::open(const TransportAddress& local,
                                            const std::optional<TransportAddress>& remote,
@@ -171,7 +173,8 @@ TransportAddress SocketDriver::local(Endpoint endpoint) const {
 void SocketDriver::send(std::span<const TxItem> items) {
   while (!items.empty()) {
     size_t run = 1;
-    while (run < items.size() && run < kTxBatch && items[run].from == items[0].from) ++run;
+    while (run < items.size() && run < kTxBatch && items[run].from == items[0].from)
+      ++run;
     const auto& first = items[0];
     if (run == 1 && first.to == nullptr && first.segment == 0) {
       ++counters_.send_calls;
@@ -217,7 +220,8 @@ void SocketDriver::send_run(std::span<const TxItem> items) {
       continue;
     }
     const auto& item = items[done];
-    counters_.send_refused += item.segment == 0 ? 1u : (item.size + item.segment - 1u) / item.segment;
+    counters_.send_refused +=
+        item.segment == 0 ? 1u : (item.size + item.segment - 1u) / item.segment;
     ++done;
     repeated = false;
   }
@@ -228,8 +232,8 @@ std::span<const RxItem> SocketDriver::receive(uint64_t wait_ns) {
   const timespec timeout{static_cast<time_t>(wait_ns / 1'000'000'000),
                          static_cast<long>(wait_ns % 1'000'000'000)};
   ++counters_.receive_calls;
-  const int count = epoll_pwait2(epoll_, ready_.data(), static_cast<int>(ready_.size()), &timeout,
-                                 nullptr);
+  const int count =
+      epoll_pwait2(epoll_, ready_.data(), static_cast<int>(ready_.size()), &timeout, nullptr);
   for (int i = 0; i < count; ++i)
     if (!read_socket(ready_[static_cast<size_t>(i)].data.u32)) break;
   return {received_.data(), received_count_};

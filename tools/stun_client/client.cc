@@ -34,7 +34,9 @@ TransactionId TurnClient::new_id() {
   return id;
 }
 
-uint32_t TurnClient::binding(uint64_t now) { return start({.method = Method::kBinding}, now); }
+uint32_t TurnClient::binding(uint64_t now) {
+  return start({.method = Method::kBinding}, now);
+}
 
 uint32_t TurnClient::allocate(const AllocateOptions& options, uint64_t now) {
   return start({.method = Method::kAllocate, .allocate = options}, now);
@@ -81,7 +83,8 @@ std::vector<uint8_t> TurnClient::encode(const Body& body, const TransactionId& i
   if (body.method == Method::kAllocate) encode_allocate(message, body.allocate);
   if (body.method == Method::kRefresh) message.add_u32(Attr::kLifetime, body.lifetime_s);
   if (body.method == Method::kChannelBind) message.add_channel(body.channel);
-  for (const auto& peer : body.peers) message.add_xor_address(Attr::kXorPeerAddress, peer);
+  for (const auto& peer : body.peers)
+    message.add_xor_address(Attr::kXorPeerAddress, peer);
   if (authenticated) authenticate(message);
   if (config_->fingerprint) message.add_fingerprint();
   return message.take();
@@ -322,10 +325,12 @@ void TurnClient::keep_alive(uint64_t now) {
 
 uint64_t TurnClient::next_deadline() const {
   uint64_t next = kNever;
-  for (const auto& t : transactions_) next = std::min(next, t.due ? 0 : t.deadline_ns);
+  for (const auto& t : transactions_)
+    next = std::min(next, t.due ? 0 : t.deadline_ns);
   if (!config_->keep_alive || !allocated()) return next;
   next = std::min(next, refresh_at_ns_);
-  for (const auto& bound : bound_) next = std::min(next, bound.refresh_at_ns);
+  for (const auto& bound : bound_)
+    next = std::min(next, bound.refresh_at_ns);
   return next;
 }
 

@@ -94,9 +94,11 @@ std::span<const uint8_t> as_bytes(std::string_view text) {
 }
 
 template <size_t kSize>
-std::array<uint8_t, kSize> digest_text(Algorithm& a, std::initializer_list<std::string_view> parts) {
+std::array<uint8_t, kSize> digest_text(Algorithm& a,
+                                       std::initializer_list<std::string_view> parts) {
   std::string joined;
-  for (const auto part : parts) joined.append(part);
+  for (const auto part : parts)
+    joined.append(part);
   return digest<kSize>(a, {as_bytes(joined)});
 }
 
@@ -104,7 +106,8 @@ constexpr std::array<uint32_t, 256> make_crc_table() {
   std::array<uint32_t, 256> table{};
   for (uint32_t i = 0; i < 256; ++i) {
     uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1u) ? 0xedb88320u : 0u);
+    for (int bit = 0; bit < 8; ++bit)
+      value = (value >> 1) ^ ((value & 1u) ? 0xedb88320u : 0u);
     table[i] = value;
   }
   return table;
@@ -133,7 +136,8 @@ Sha256 hmac_sha256(std::span<const uint8_t> key,
 
 uint32_t crc32(std::span<const uint8_t> data) {
   uint32_t crc = 0xffffffffu;
-  for (const uint8_t byte : data) crc = (crc >> 8) ^ kCrcTable[(crc ^ byte) & 0xffu];
+  for (const uint8_t byte : data)
+    crc = (crc >> 8) ^ kCrcTable[(crc ^ byte) & 0xffu];
   return ~crc;
 }
 

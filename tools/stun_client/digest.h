@@ -1,6 +1,7 @@
 // The digests a STUN client needs, over OpenSSL's EVP. This folder and `crypto` are the only places
 // that include OpenSSL; the tools do not share `crypto` so that a mistake there is seen from here.
-// Contexts are cached per thread, because OpenSSL 3.0 looks its algorithms up on every one-shot call.
+// Contexts are cached per thread, because OpenSSL 3.0 looks its algorithms up on every one-shot
+// call.
 #pragma once
 
 #include <array>

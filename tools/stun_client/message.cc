@@ -13,7 +13,9 @@ constexpr uint32_t kFingerprintXor = 0x5354554e;  // "STUN", RFC 8489 section 14
 constexpr std::string_view kNonceCookie = "obMatJos2";
 constexpr size_t kFeatureCharacters = 4;  // 24 bits in base64
 
-constexpr size_t padded(size_t size) { return (size + 3) & ~size_t{3}; }
+constexpr size_t padded(size_t size) {
+  return (size + 3) & ~size_t{3};
+}
 
 // The XOR mask of an address: magic cookie, then the transaction id (section 14.2).
 std::array<uint8_t, 16> xor_mask(const uint8_t* header) {
@@ -29,7 +31,8 @@ std::optional<TransportAddress> decode_address(Bytes value, const uint8_t* heade
   std::array<uint8_t, 16> mask{};
   if (xored) mask = xor_mask(header);
   std::array<uint8_t, 16> ip{};
-  for (size_t i = 0; i < ip_size; ++i) ip[i] = value[4 + i] ^ mask[i];
+  for (size_t i = 0; i < ip_size; ++i)
+    ip[i] = value[4 + i] ^ mask[i];
   const auto port_mask = static_cast<uint16_t>(mask[0] << 8 | mask[1]);
   TransportAddress out;
   out.ip = ip_size == 4 ? IpAddress::v4_bytes(ip.data()) : IpAddress::v6_bytes(ip.data());
@@ -167,7 +170,9 @@ std::optional<MessageView> MessageView::parse(Bytes datagram) {
   return out;
 }
 
-uint16_t MessageView::type() const { return load_be16(bytes_.data()); }
+uint16_t MessageView::type() const {
+  return load_be16(bytes_.data());
+}
 
 TransactionId MessageView::transaction_id() const {
   TransactionId id;

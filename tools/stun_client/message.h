@@ -80,10 +80,10 @@ enum class Attr : uint16_t {
   kAlternateServer = 0x8023,
   kTransactionTransmitCounter = 0x8025,  // RFC 7982
   kFingerprint = 0x8028,
-  kIceControlled = 0x8029,   // RFC 8445
-  kIceControlling = 0x802a,  // RFC 8445
-  kResponseOrigin = 0x802b,  // RFC 5780
-  kOtherAddress = 0x802c,    // RFC 5780
+  kIceControlled = 0x8029,            // RFC 8445
+  kIceControlling = 0x802a,           // RFC 8445
+  kResponseOrigin = 0x802b,           // RFC 5780
+  kOtherAddress = 0x802c,             // RFC 5780
   kThirdPartyAuthorization = 0x802e,  // RFC 7635
   kMobilityTicket = 0x8030,           // RFC 8016
 };
@@ -116,7 +116,8 @@ class MessageBuilder {
  public:
   MessageBuilder(Method method, Class cls, const TransactionId& id);
 
-  // Appends one attribute and pads it to 4 bytes with zeros (or `pad`, for vectors that use others).
+  // Appends one attribute and pads it to 4 bytes with zeros (or `pad`, for vectors that use
+  // others).
   MessageBuilder& add(Attr type, Bytes value, uint8_t pad = 0);
   MessageBuilder& add(Attr type, std::string_view value, uint8_t pad = 0);
   MessageBuilder& add_u8(Attr type, uint8_t value);  // one byte and three reserved ones

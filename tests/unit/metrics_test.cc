@@ -129,6 +129,25 @@ TEST_F(MetricsTest, RealmNamesAreEscapedAndUsersNeverAppear) {
   EXPECT_EQ(page.find("alice"), std::string::npos);
 }
 
+TEST_F(MetricsTest, TheOperationsGuideExplainsEveryOutcomeMetricAndMethod) {
+  std::ifstream file(CULVERT_SOURCE_ROOT "/docs/operations.md");
+  const std::string guide((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  ASSERT_FALSE(guide.empty());
+  for (const OutcomeInfo& o : kOutcomeInfo) {
+    EXPECT_NE(guide.find("| `" + std::string(o.name) + "` ("), std::string::npos) << o.name;
+  }
+  std::istringstream lines(render_metrics(context()));
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("# TYPE ")) continue;
+    const std::string name = line.substr(7, line.find(' ', 7) - 7);
+    EXPECT_NE(guide.find("| `" + name + "` ("), std::string::npos) << name;
+  }
+  for (const char* command : {"status", "allocations", "drops", "cores", "explain", "drain", "reload", "close",
+                              "mint", "user add", "user list", "user remove", "config", "limits", "schema"}) {
+    EXPECT_NE(guide.find("`" + std::string(command) + "`"), std::string::npos) << command;
+  }
+}
+
 TEST_F(MetricsTest, PrometheusOwnLinterAgreesWhereItIsInstalled) {
   if (std::system("command -v promtool >/dev/null 2>&1") != 0) GTEST_SKIP() << "no promtool";
   FILE* lint = popen("promtool check metrics", "w");

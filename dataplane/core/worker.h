@@ -335,7 +335,11 @@ class Worker {
 
   void expire(uint32_t index, Ticks now) {
     const uint8_t ended = core_.flows.sweep(index, now);
-    if (ended != 0) end_legs(index, ended, core_.flows.allocations[index].end_reason, now);
+    if (ended != 0) end_legs(index, ended, end_reason(index), now);
+  }
+
+  [[nodiscard]] EndReason end_reason(uint32_t index) const {
+    return static_cast<EndReason>(core_.flows.allocations[index].end_reason);
   }
 
   // The report goes first: when its ring is full nothing is taken down yet and the wheel comes again, so
@@ -356,7 +360,7 @@ class Worker {
     event.at = now;
     core_.wake_control = true;
     if (!ring_write(mailbox_.events, event)) {
-      a.end_reason = reason;
+      a.end_reason = static_cast<uint8_t>(reason);
       for (size_t i = 0; i < 2; ++i)
         if ((legs >> i & 1) != 0) a.leg[i].deadline = now;
       flows.refresh(a, 0, now);  // flows follow their leg's deadline

@@ -84,13 +84,13 @@ uint32_t FlowState::find_client(const ClientTuple& client) const {
 Allocation* FlowState::find(AllocationHandle handle) {
   if (handle.index >= allocations.size()) return nullptr;
   Allocation& a = allocations[handle.index];
-  return a.live && a.generation == handle.generation ? &a : nullptr;
+  return a.live != 0 && a.generation == handle.generation ? &a : nullptr;
 }
 
 bool FlowState::install(const InstallAllocation& command, const Egress (&egress)[2],
                         Egress client_egress, Ticks now) {
   const uint32_t index = command.handle.index;
-  if (index >= allocations.size() || allocations[index].live) return false;
+  if (index >= allocations.size() || allocations[index].live != 0) return false;
   if (find_client(command.client) != kNoSlot) return false;
   const uint32_t slot = clients_.insert(client_hash(command.client));
   if (slot == kNoSlot) return false;
@@ -103,8 +103,7 @@ bool FlowState::install(const InstallAllocation& command, const Egress (&egress)
   a.cookie = command.cookie;
   a.client_egress = client_egress;
   a.policer = command.policer < policers.size() ? command.policer : 0;
-  a.ingress_core = command.ingress_core;
-  a.live = true;
+  a.live = 1;
   const Ticks deadline = now + command.lifetime_ms;
   const RelayLeg relay[2] = {command.ipv4, command.ipv6};
   for (size_t i = 0; i < 2; ++i) {
@@ -153,7 +152,7 @@ void FlowState::forget(uint32_t index) {
   ENSURE(slot != kNoSlot);
   clients_.erase(slot, hash);
   wheel.cancel(index);
-  a.live = false;
+  a.live = 0;
   --live_allocations;
 }
 

@@ -30,6 +30,7 @@ class TimerWheel {
   }
 
   void init(Arena& arena, size_t ids, Ticks now) {
+    ENSURE(ids < kNoId);
     nodes_ = arena.make<Node>(ids).data();
     for (auto& level : heads_) level.fill(kNone);
     due_ = kNone;
@@ -55,7 +56,7 @@ class TimerWheel {
     Node& node = nodes_[id];
     if (node.where == kNotArmed) return;
     if (node.next != kNone) nodes_[node.next].previous = node.previous;
-    if (node.previous != kNone) nodes_[node.previous].next = node.next;
+    if (node.previous != kNoId) nodes_[node.previous].next = node.next;
     else unlink_head(node);
     node = Node{};
   }
@@ -82,16 +83,18 @@ class TimerWheel {
   }
 
  private:
-  static constexpr uint16_t kNotArmed = 0;
-  static constexpr uint16_t kDue = 0xffff;
+  static constexpr uint8_t kNotArmed = 0;
+  static constexpr uint8_t kDue = 0xff;
+  static constexpr uint32_t kNoId = 0xffffff;
+  static_assert(kLevels * kSlots < kDue);
   struct Node {
     uint32_t next = kNone;
-    uint32_t previous = kNone;
+    // 24 bits name 16 million ids, far beyond the allocations of a core.
+    uint32_t previous : 24 = kNoId;
+    uint32_t where : 8 = kNotArmed;  // 1 + level * kSlots + slot, or kDue
     uint32_t tick = 0;
-    uint16_t where = kNotArmed;  // 1 + level * kSlots + slot, or kDue
-    uint16_t reserved = 0;
   };
-  static_assert(sizeof(Node) == 16);
+  static_assert(sizeof(Node) == 12);
 
   // Rounded up: never early.
   [[nodiscard]] uint32_t tick_of(Ticks deadline) const {
@@ -100,12 +103,12 @@ class TimerWheel {
     return current_ + (static_cast<uint32_t>(ahead) + kTickMs - 1) / kTickMs;
   }
 
-  void link(uint32_t id, uint32_t& head, uint16_t where) {
+  void link(uint32_t id, uint32_t& head, uint8_t where) {
     Node& node = nodes_[id];
-    node.previous = kNone;
+    node.previous = kNoId;
     node.next = head;
     node.where = where;
-    if (head != kNone) nodes_[head].previous = id;
+    if (head != kNone) nodes_[head].previous = id & kNoId;
     head = id;
   }
   void unlink_head(const Node& node) {
@@ -135,7 +138,7 @@ class TimerWheel {
     // Beyond the last level's reach: the farthest slot, and placed again from there.
     const uint32_t reach = static_cast<uint32_t>(ahead) >= span ? current_ + span - 1 : tick;
     const uint32_t slot = (reach >> (6 * level)) & (kSlots - 1);
-    link(id, heads_[level][slot], static_cast<uint16_t>(1 + level * kSlots + slot));
+    link(id, heads_[level][slot], static_cast<uint8_t>(1 + level * kSlots + slot));
     used_[level] |= uint64_t{1} << slot;
   }
 

@@ -30,6 +30,11 @@ namespace {
 
 }  // namespace
 
+bool limits_users(const Config& config) {
+  return std::any_of(config.realms.begin(), config.realms.end(),
+                     [](const RealmConfig& r) { return r.user_bandwidth != 0; });
+}
+
 CoreLimits core_limits(const Config& config, const DerivedLimits& derived) {
   CoreLimits limits;
   limits.allocations = derived.per_core_allocations;
@@ -38,8 +43,7 @@ CoreLimits core_limits(const Config& config, const DerivedLimits& derived) {
   limits.narrow_channels = any_ipv4(config) ? channels : 1;
   limits.wide_channels = any_ipv6(config) ? channels : 0;
   // One bucket a user at most, and never more users with an allocation than allocations.
-  const bool limited = std::any_of(config.realms.begin(), config.realms.end(),
-                                   [](const RealmConfig& r) { return r.user_bandwidth != 0; });
+  const bool limited = limits_users(config);
   limits.policers = limited ? config.limits.max_allocations + 1 : 1;
   limits.count_policers = limited && derived.cores > 1;
   limits.relay_port_low = config.relay_port_low;

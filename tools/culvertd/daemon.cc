@@ -6,6 +6,7 @@
 #include "config/reload.h"
 #include "config/report.h"
 #include "control/snapshot_builder.h"
+#include "crypto/credentials.h"
 
 namespace culvert {
 
@@ -43,6 +44,7 @@ Daemon::Daemon(CommandLine command_line, Config config)
       cores_(engine_, config_, derived_),
       turn_(config_, engine_, random_, logging_hooks(log_), read_control_time()),
       service_(service_parts()) {
+  crypto::require_digests();
   AccountResult account = resolve_account(config_.run_as);
   must_be_empty(account.error);
   account_ = account.account;
@@ -113,6 +115,12 @@ ReloadOutcome Daemon::reload() {
   const std::vector<Change> changes = diff_for_reload(command_line_.config, *loaded.config);
   if (const auto refusal = refuse_reload(changes)) {
     outcome.messages.push_back(*refusal);
+    return outcome;
+  }
+  if (limits_users(*loaded.config) && !limits_users(config_)) {
+    outcome.messages.push_back(
+        "realm.user_bandwidth: no user was limited when the relay started, so no token buckets were "
+        "reserved; restart to begin limiting");
     return outcome;
   }
   // Listeners and relay addresses need a restart, so they stay as they were expanded at start.

@@ -315,6 +315,47 @@ TEST(Node, two_clients_talk_through_their_relayed_addresses_on_any_cores) {
   world.node.expect_conservation();
 }
 
+// The second client of an EVEN-PORT pair gets a port whose owner is the first one's core, while its
+// own datagrams arrive wherever its address hashes to.
+TEST(Node, a_used_reservation_works_from_whichever_core_its_client_arrives_on) {
+  const uint64_t seed = test_seed();
+  SCOPED_TRACE("CULVERT_TEST_SEED=" + std::to_string(seed));
+  World world(relay_config(4), {seed, {}, {}, 0});
+  world.client_config.keep_alive = false;
+  Peer& peer = world.add_peer("198.51.100.1:7000");
+  for (int i = 0; i < 8; ++i) {
+    Client& even = world.add_client("203.0.113.1:" + std::to_string(4000 + i));
+    Client& odd = world.add_client("203.0.113.2:" + std::to_string(4000 + i));
+    client_codec::AllocateOptions reserve;
+    reserve.even_port = true;
+    (void)even.turn.allocate(reserve, world.node.now_ns());
+    world.act();
+    ASSERT_TRUE(even.turn.allocated() && even.turn.reservation_token());
+    client_codec::AllocateOptions use;
+    use.reservation_token = even.turn.reservation_token();
+    (void)odd.turn.allocate(use, world.node.now_ns());
+    world.act();
+    ASSERT_TRUE(odd.turn.allocated());
+    EXPECT_EQ(even.turn.relayed()[0].port + 1, odd.turn.relayed()[0].port);
+    (void)odd.turn.channel_bind(0x4000, peer.address, world.node.now_ns());
+    world.act();
+    odd.send_channel(0x4000, numbered(1, 1));
+    odd.send_indication(peer.address, numbered(1, 2));
+    world.act();
+    peer.send(odd.turn.relayed()[0], numbered(2, 1));
+    world.act();
+    EXPECT_EQ(peer.arrived.size(), 2u) << i;
+    EXPECT_EQ(odd.arrived.size(), 1u) << i;
+    peer.arrived.clear();
+  }
+  // Of eight clients on four cores some arrive elsewhere: all at home has a chance of 4^-8.
+  EXPECT_GT(world.node.outcome(Outcome::k_handoff_reservation), 0u);
+  world.run_for(700 * kSecond);
+  world.node.expect_empty();
+  world.node.expect_conservation();
+  world.node.expect_clean_watch();
+}
+
 TEST(Node, a_port_another_process_holds_is_replaced_by_another_draw) {
   const uint64_t seed = test_seed();
   SCOPED_TRACE("CULVERT_TEST_SEED=" + std::to_string(seed));

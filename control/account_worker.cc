@@ -20,13 +20,15 @@ AccountReply change_account_file(const AccountRequest& request, const std::strin
       if (make_account(request.name, realm, request.password, account))
         store.put(realm, account);
       else
-        reply.error = "name or password is empty, too long, or has characters that OpaqueString "
-                      "(RFC 8265) forbids";
+        reply.error =
+            "name or password is empty, too long, or has characters that OpaqueString "
+            "(RFC 8265) forbids";
     } else if (request.verb == AccountRequest::Verb::kRemove) {
       reply.not_found = !store.remove(realm, request.name);
       if (reply.not_found) reply.error = "no user \"" + request.name + "\" in realm " + realm;
     } else {
-      for (const StoredAccount& a : store.load(realm)) reply.names.push_back(a.name);
+      for (const StoredAccount& a : store.load(realm))
+        reply.names.push_back(a.name);
     }
   } catch (const std::exception& e) {
     reply.error = e.what();
@@ -50,7 +52,8 @@ void AccountWorker::submit(AccountRequest request, std::string realm_name, std::
   {
     const std::lock_guard lock(mutex_);
     if (jobs_.size() < kMaxAccountRequests) {
-      jobs_.push_back({std::move(request), std::move(realm_name), std::move(path), std::move(done)});
+      jobs_.push_back(
+          {std::move(request), std::move(realm_name), std::move(path), std::move(done)});
       done = nullptr;
     }
   }

@@ -1,6 +1,7 @@
-// Changes to account databases that operators order over the control socket, done in a thread of its own
-// because SQLite waits for disks and locks. Requests wait in a queue of kMaxAccountRequests; answers are
-// posted back to the control thread. AccountWatcher then notices the change and serves it.
+// Changes to account databases that operators order over the control socket, done in a thread of
+// its own because SQLite waits for disks and locks. Requests wait in a queue of
+// kMaxAccountRequests; answers are posted back to the control thread. AccountWatcher then notices
+// the change and serves it.
 #pragma once
 
 #include <condition_variable>
@@ -50,7 +51,7 @@ class AccountWorker {
 };
 
 // The change itself, at once, in the calling thread (culvertctl without a daemon).
-[[nodiscard]] AccountReply change_account_file(const AccountRequest& request, const std::string& realm,
-                                               const std::string& path);
+[[nodiscard]] AccountReply change_account_file(const AccountRequest& request,
+                                               const std::string& realm, const std::string& path);
 
 }  // namespace culvert

@@ -15,8 +15,9 @@ using boost::system::error_code;
 
 ControlTime read_control_time() {
   const auto since = std::chrono::steady_clock::now().time_since_epoch();
-  return {static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(since).count()),
-          static_cast<uint64_t>(std::time(nullptr))};
+  return {
+      static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(since).count()),
+      static_cast<uint64_t>(std::time(nullptr))};
 }
 
 ControlLoop::ControlLoop(asio::io_context& io, LoopEngine engine, LoopHooks hooks, Logger& log,
@@ -34,7 +35,9 @@ ControlLoop::ControlLoop(asio::io_context& io, LoopEngine engine, LoopHooks hook
   wait_for_signal();
 }
 
-ControlLoop::~ControlLoop() { wake_.release(); }
+ControlLoop::~ControlLoop() {
+  wake_.release();
+}
 
 void ControlLoop::wait_for_wake() {
   wake_.async_wait(asio::posix::stream_descriptor::wait_read, [this](error_code e) {
@@ -47,9 +50,13 @@ void ControlLoop::wait_for_wake() {
 void ControlLoop::wait_for_signal() {
   signals_.async_wait([this](error_code e, int signal) {
     if (e) return;
-    log_.info("signal", {{"name", signal == SIGHUP ? "SIGHUP" : signal == SIGINT ? "SIGINT" : "SIGTERM"}});
-    if (signal == SIGHUP) reload();
-    else stop();
+    log_.info("signal", {{"name", signal == SIGHUP   ? "SIGHUP"
+                                  : signal == SIGINT ? "SIGINT"
+                                                     : "SIGTERM"}});
+    if (signal == SIGHUP)
+      reload();
+    else
+      stop();
     wait_for_signal();
   });
 }
@@ -58,8 +65,10 @@ ReloadOutcome ControlLoop::reload() {
   service_.reloading();
   ReloadOutcome outcome = hooks_.reload();
   for (const std::string& m : outcome.messages) {
-    if (outcome.applied) log_.info("reload", {{"change", m}});
-    else log_.error("reload refused", {{"reason", m}});
+    if (outcome.applied)
+      log_.info("reload", {{"change", m}});
+    else
+      log_.error("reload refused", {{"reason", m}});
   }
   if (outcome.applied) log_.info("reload applied");
   service_.ready(hooks_.status());
@@ -125,8 +134,8 @@ ControlLoop::Clock::time_point ControlLoop::next_deadline() const {
       static_cast<int64_t>(std::min<uint64_t>(hooks_.next_due_ms(), uint64_t{1} << 50))));
   Clock::time_point deadline = std::min(due, next_tick_);
   if (state_ == ServiceState::kStopping)
-    deadline = std::min(deadline, close_deadline_ == Clock::time_point{} ? stop_deadline_
-                                                                         : close_deadline_);
+    deadline = std::min(deadline,
+                        close_deadline_ == Clock::time_point{} ? stop_deadline_ : close_deadline_);
   return deadline;
 }
 
@@ -145,8 +154,10 @@ void ControlLoop::turn() {
     return;
   }
   const Clock::time_point deadline = next_deadline();
-  if (deadline > Clock::now()) io_.run_one_until(deadline);
-  else io_.poll_one();
+  if (deadline > Clock::now())
+    io_.run_one_until(deadline);
+  else
+    io_.poll_one();
   engine_.awake();
 }
 
@@ -156,7 +167,8 @@ int ControlLoop::run() {
   next_tick_ = Clock::now();
   log_.info("ready", {{"version", CULVERT_VERSION}});
   service_.ready(hooks_.status());
-  while (!finished_) turn();
+  while (!finished_)
+    turn();
   log_.info("stopped");
   log_.flush();
   return kExitOk;

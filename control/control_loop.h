@@ -1,16 +1,16 @@
-// The control thread's loop: events of the cores, sockets, signals and time, by one io_context. It knows
-// cores only as callables (LoopEngine, LoopHooks), so it is tested without any.
+// The control thread's loop: events of the cores, sockets, signals and time, by one io_context. It
+// knows cores only as callables (LoopEngine, LoopHooks), so it is tested without any.
 //
 //   run: poll until there is nothing to do, tell the cores we sleep, wait for what comes first.
 //
-// No wake-up is lost: prepare_sleep() looks at the event rings after it announced the sleep. Cost of one
-// wake-up: epoll_wait, one read of the wake descriptor, no heap allocation (Asio recycles the memory
-// of the one pending wait). A flood of events cannot starve sockets and signals: they get their turn after
-// kRoundsPerTurn polls.
+// No wake-up is lost: prepare_sleep() looks at the event rings after it announced the sleep. Cost
+// of one wake-up: epoll_wait, one read of the wake descriptor, no heap allocation (Asio recycles
+// the memory of the one pending wait). A flood of events cannot starve sockets and signals: they
+// get their turn after kRoundsPerTurn polls.
 //
-// Stopping: SIGTERM or SIGINT drains (new allocations get 508) until none is left or stop_grace has passed,
-// then closes what is left, waits for the last word on each, and run() returns. A second signal returns at
-// once. SIGHUP reloads.
+// Stopping: SIGTERM or SIGINT drains (new allocations get 508) until none is left or stop_grace has
+// passed, then closes what is left, waits for the last word on each, and run() returns. A second
+// signal returns at once. SIGHUP reloads.
 #pragma once
 
 #include <chrono>
@@ -31,7 +31,8 @@ namespace culvert {
 class Logger;
 
 inline constexpr std::chrono::milliseconds kControlTick{100};
-// Polls in a row, each at most kMaxEventsPerPoll events a core, before sockets and signals get a turn.
+// Polls in a row, each at most kMaxEventsPerPoll events a core, before sockets and signals get a
+// turn.
 inline constexpr uint32_t kRoundsPerTurn = 8;
 // How long the end waits for AllocationEnded after everything was told to close.
 inline constexpr std::chrono::milliseconds kCloseTimeout{2000};
@@ -54,7 +55,7 @@ struct LoopHooks {
   std::function<ReloadOutcome()> reload;
   std::function<uint32_t()> allocations;
   std::function<void()> close_all;
-  std::function<std::string()> status;    // one line for the service manager
+  std::function<std::string()> status;  // one line for the service manager
 };
 
 // Both clocks now.

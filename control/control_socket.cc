@@ -157,29 +157,29 @@ class ControlSocket::Impl::Client : public std::enable_shared_from_this<Client> 
     }
     scanned_ = input_.size();
     if (input_.size() > kMaxRequestLine)
-      return reject(rpc_error_line(nullptr, RpcError::kInvalidRequest,
-                                   "a request line is at most " +
-                                       std::to_string(kMaxRequestLine) + " bytes"));
+      return reject(rpc_error_line(
+          nullptr, RpcError::kInvalidRequest,
+          "a request line is at most " + std::to_string(kMaxRequestLine) + " bytes"));
     read_more();
   }
 
   void read_more() {
     arm(kClientIdleTimeout);
-    socket_.async_read_some(
-        asio::buffer(chunk_), [self = shared_from_this()](error_code e, size_t bytes) {
-          if (e || self->server_ == nullptr) return self->close();
-          self->input_.append(self->chunk_.data(), bytes);
-          self->next_request();
-        });
+    socket_.async_read_some(asio::buffer(chunk_),
+                            [self = shared_from_this()](error_code e, size_t bytes) {
+                              if (e || self->server_ == nullptr) return self->close();
+                              self->input_.append(self->chunk_.data(), bytes);
+                              self->next_request();
+                            });
   }
 
   void run(std::string line) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
     timer_.cancel();
     if (line.size() > kMaxRequestLine)
-      return reject(rpc_error_line(nullptr, RpcError::kInvalidRequest,
-                                   "a request line is at most " +
-                                       std::to_string(kMaxRequestLine) + " bytes"));
+      return reject(rpc_error_line(
+          nullptr, RpcError::kInvalidRequest,
+          "a request line is at most " + std::to_string(kMaxRequestLine) + " bytes"));
     // The answer may come now or much later; post, so that a long pipeline is no recursion.
     std::weak_ptr<Client> weak = weak_from_this();
     server_->rpc_.handle(line, [weak](std::string answer) {
@@ -226,7 +226,8 @@ void ControlSocket::Impl::open() {
     error_code bound;
     acceptor_.bind(stream_protocol::endpoint(options_.path), bound);
     umask(before);
-    if (bound) refuse(options_.path, bound.message() + " (does its folder exist and may we write?)");
+    if (bound)
+      refuse(options_.path, bound.message() + " (does its folder exist and may we write?)");
     const uid_t owner = options_.owner.value_or(static_cast<uid_t>(-1));
     const gid_t group = options_.group.value_or(static_cast<gid_t>(-1));
     if ((options_.owner || options_.group) && chown(options_.path.c_str(), owner, group) != 0)
@@ -263,10 +264,11 @@ void ControlSocket::Impl::greet(stream_protocol::socket socket) {
   if (!ok) {
     log_.limited(LogLevel::kWarning, "control socket: caller refused", {{"uid", uid}});
     if (room)
-      client->reject(rpc_error_line(nullptr, RpcError::kPermission,
-                                    "user id " + std::to_string(uid) +
-                                        " may not use this socket: be root, the daemon's user, or a "
-                                        "member of control_socket.group"));
+      client->reject(
+          rpc_error_line(nullptr, RpcError::kPermission,
+                         "user id " + std::to_string(uid) +
+                             " may not use this socket: be root, the daemon's user, or a "
+                             "member of control_socket.group"));
     return;
   }
   if (!room) {
@@ -289,7 +291,8 @@ void ControlSocket::Impl::accept() {
 void ControlSocket::Impl::close() {
   error_code ignored;
   acceptor_.close(ignored);
-  for (const auto& client : std::exchange(clients_, {})) client->orphan();
+  for (const auto& client : std::exchange(clients_, {}))
+    client->orphan();
   // Only our own file: a successor may already have put its own there.
   struct stat info {};
   if (inode_ != 0 && lstat(options_.path.c_str(), &info) == 0 && info.st_dev == device_ &&
@@ -304,8 +307,12 @@ ControlSocket::ControlSocket(asio::io_context& io, const ControlSocketOptions& o
   impl_->accept();
 }
 
-ControlSocket::~ControlSocket() { impl_->close(); }
+ControlSocket::~ControlSocket() {
+  impl_->close();
+}
 
-size_t ControlSocket::clients() const { return impl_->clients(); }
+size_t ControlSocket::clients() const {
+  return impl_->clients();
+}
 
 }  // namespace culvert

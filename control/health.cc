@@ -141,11 +141,13 @@ class HealthListener::Impl::Connection : public std::enable_shared_from_this<Con
   void on_read(error_code e) {
     if (server_ == nullptr || e == http::error::end_of_stream || e == beast::error::timeout)
       return close();
-    if (e == http::error::header_limit) return refuse(http::status::request_header_fields_too_large);
+    if (e == http::error::header_limit)
+      return refuse(http::status::request_header_fields_too_large);
     if (e == http::error::body_limit) return refuse(http::status::payload_too_large);
-    if (e) return e.category() == http::make_error_code(http::error::bad_version).category()
-                      ? refuse(http::status::bad_request)
-                      : close();
+    if (e)
+      return e.category() == http::make_error_code(http::error::bad_version).category()
+                 ? refuse(http::status::bad_request)
+                 : close();
     respond(make_response(parser_->get(), server_->hooks_));
   }
 
@@ -186,7 +188,8 @@ void HealthListener::Impl::greet(tcp::socket socket) {
 void HealthListener::Impl::close() {
   error_code ignored;
   acceptor_.close(ignored);
-  for (const auto& connection : std::exchange(connections_, {})) connection->orphan();
+  for (const auto& connection : std::exchange(connections_, {}))
+    connection->orphan();
 }
 
 HealthListener::HealthListener(asio::io_context& io, const TransportAddress& listen,
@@ -196,8 +199,12 @@ HealthListener::HealthListener(asio::io_context& io, const TransportAddress& lis
   impl_->accept();
 }
 
-HealthListener::~HealthListener() { impl_->close(); }
+HealthListener::~HealthListener() {
+  impl_->close();
+}
 
-TransportAddress HealthListener::address() const { return impl_->address(); }
+TransportAddress HealthListener::address() const {
+  return impl_->address();
+}
 
 }  // namespace culvert

@@ -1,6 +1,6 @@
-// The HTTP/1.1 listener for machines that watch: GET /metrics, /healthz, /readyz; HEAD too; nothing that
-// changes anything. Runs on the control thread's io_context. Bounded: kMaxHttpConnections, kMaxHttpHeader,
-// no bodies, a deadline for each request and answer.
+// The HTTP/1.1 listener for machines that watch: GET /metrics, /healthz, /readyz; HEAD too; nothing
+// that changes anything. Runs on the control thread's io_context. Bounded: kMaxHttpConnections,
+// kMaxHttpHeader, no bodies, a deadline for each request and answer.
 #pragma once
 
 #include <chrono>

@@ -6,9 +6,9 @@
 #include <stdexcept>
 #include <utility>
 
-#include <nlohmann/json.hpp>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
+#include <nlohmann/json.hpp>
 
 namespace culvert {
 
@@ -65,7 +65,8 @@ void append_escaped(std::string& out, std::string_view value) {
       if (c.value == '\n')
         out += "\\n";
       else
-        for (size_t i = 0; i < take; ++i) append_hex(out, static_cast<uint8_t>(value[i]));
+        for (size_t i = 0; i < take; ++i)
+          append_hex(out, static_cast<uint8_t>(value[i]));
     } else if (c.value == '"' || c.value == '\\') {
       out += '\\';
       out += value[0];
@@ -78,22 +79,32 @@ void append_escaped(std::string& out, std::string_view value) {
 
 [[nodiscard]] std::string_view level_name(LogLevel level) {
   switch (level) {
-    case LogLevel::kTrace: return "trace";
-    case LogLevel::kDebug: return "debug";
-    case LogLevel::kInfo: return "info";
-    case LogLevel::kWarning: return "warning";
-    case LogLevel::kError: return "error";
+    case LogLevel::kTrace:
+      return "trace";
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
   }
   return "error";
 }
 
 [[nodiscard]] spdlog::level::level_enum spdlog_level(LogLevel level) {
   switch (level) {
-    case LogLevel::kTrace: return spdlog::level::trace;
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kTrace:
+      return spdlog::level::trace;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::err;
 }
@@ -129,7 +140,8 @@ void append_json_string(std::string& out, std::string_view text) {
              .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
-void append_text_line(std::string& out, LogLevel level, std::string_view message, LogFields fields) {
+void append_text_line(std::string& out, LogLevel level, std::string_view message,
+                      LogFields fields) {
   append_time(out);
   out += ' ';
   out += level_name(level);
@@ -146,7 +158,8 @@ void append_text_line(std::string& out, LogLevel level, std::string_view message
   }
 }
 
-void append_json_line(std::string& out, LogLevel level, std::string_view message, LogFields fields) {
+void append_json_line(std::string& out, LogLevel level, std::string_view message,
+                      LogFields fields) {
   out += R"({"time":")";
   append_time(out);
   out += R"(","level":")";
@@ -203,7 +216,9 @@ Logger::Logger(LogFormat format, LogLevel level, spdlog::sink_ptr sink)
   logger_->flush_on(spdlog::level::trace);
 }
 
-Logger::~Logger() { flush(); }
+Logger::~Logger() {
+  flush();
+}
 
 void Logger::start_writer() {
   pool_ = std::make_shared<spdlog::details::thread_pool>(kLogQueueLines, 1);
@@ -226,7 +241,9 @@ void Logger::flush() {
   sink_->flush();
 }
 
-uint64_t Logger::dropped() const { return pool_ == nullptr ? 0 : pool_->overrun_counter(); }
+uint64_t Logger::dropped() const {
+  return pool_ == nullptr ? 0 : pool_->overrun_counter();
+}
 
 void Logger::log(LogLevel level, std::string_view message, LogFields fields) {
   if (enabled(level)) write(level, message, fields, 0);

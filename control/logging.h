@@ -1,12 +1,12 @@
-// Structured logs: one line per event, as text for people (logfmt-like) or as JSON lines. Owned by main
-// and handed down by reference; there is no global logger. Only the control thread logs: fast cores
-// count, they never format.
+// Structured logs: one line per event, as text for people (logfmt-like) or as JSON lines. Owned by
+// main and handed down by reference; there is no global logger. Only the control thread logs: fast
+// cores count, they never format.
 //
 // Whatever came from the network (user names above all) is escaped so that one event stays one line
 // and a terminal is never driven by a client. Warnings that a client can provoke are rate limited,
-// and what was held back is told. After `start_writer` a thread of its own does the writing, so that
-// a stuck reader of our stderr never stalls control; lines beyond its queue are dropped, oldest
-// first, and counted.
+// and what was held back is told. After `start_writer` a thread of its own does the writing, so
+// that a stuck reader of our stderr never stalls control; lines beyond its queue are dropped,
+// oldest first, and counted.
 #pragma once
 
 #include <array>
@@ -26,10 +26,11 @@
 
 namespace culvert {
 
-// Longest value written; the rest is cut and marked. USERNAME may be 508 bytes (RFC 8489 section 14.3).
+// Longest value written; the rest is cut and marked. USERNAME may be 508 bytes (RFC 8489
+// section 14.3).
 inline constexpr size_t kMaxLogValueBytes = 600;
-// Lines waiting for the writer: at 200 bytes each 1.6 MiB, and half a second of the most allocations
-// that one control thread ends.
+// Lines waiting for the writer: at 200 bytes each 1.6 MiB, and half a second of the most
+// allocations that one control thread ends.
 inline constexpr size_t kLogQueueLines = 8192;
 // A rate limited event writes this many lines per window, then only counts.
 inline constexpr uint32_t kLogBurst = 5;
@@ -47,8 +48,8 @@ struct LogField {
   LogField(std::string_view k, bool v) : key(k), value(v) {}
   LogField(std::string_view k, double v) : key(k), value(v) {}
   template <class T>
-    requires(std::is_integral_v<T> && !std::is_same_v<T, bool>)
-  LogField(std::string_view k, T v) : key(k) {
+  requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) LogField(std::string_view k, T v)
+      : key(k) {
     if constexpr (std::is_signed_v<T>)
       value = static_cast<int64_t>(v);
     else
@@ -66,8 +67,8 @@ void append_log_value(std::string& out, std::string_view value);
 
 class Logger {
  public:
-  // Writes to config.target. Throws std::runtime_error naming the file that cannot be opened; open it
-  // before privileges are dropped. Files are appended to (rotate them with copytruncate).
+  // Writes to config.target. Throws std::runtime_error naming the file that cannot be opened; open
+  // it before privileges are dropped. Files are appended to (rotate them with copytruncate).
   explicit Logger(const LogConfig& config);
   // Writes to `sink` (tests).
   Logger(LogFormat format, LogLevel level, spdlog::sink_ptr sink);
@@ -83,10 +84,18 @@ class Logger {
   [[nodiscard]] bool enabled(LogLevel level) const { return level >= level_; }
 
   void log(LogLevel level, std::string_view message, LogFields fields = {});
-  void debug(std::string_view message, LogFields fields = {}) { log(LogLevel::kDebug, message, fields); }
-  void info(std::string_view message, LogFields fields = {}) { log(LogLevel::kInfo, message, fields); }
-  void warning(std::string_view message, LogFields fields = {}) { log(LogLevel::kWarning, message, fields); }
-  void error(std::string_view message, LogFields fields = {}) { log(LogLevel::kError, message, fields); }
+  void debug(std::string_view message, LogFields fields = {}) {
+    log(LogLevel::kDebug, message, fields);
+  }
+  void info(std::string_view message, LogFields fields = {}) {
+    log(LogLevel::kInfo, message, fields);
+  }
+  void warning(std::string_view message, LogFields fields = {}) {
+    log(LogLevel::kWarning, message, fields);
+  }
+  void error(std::string_view message, LogFields fields = {}) {
+    log(LogLevel::kError, message, fields);
+  }
 
   // As log(), at most kLogBurst lines per kLogWindow for each `message` (a literal: its text is the
   // key). The first line of the next window carries suppressed=N.

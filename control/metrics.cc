@@ -25,7 +25,7 @@ class Page {
   void sample(std::string_view labels, uint64_t value) { line(labels, std::to_string(value)); }
   void sample(std::string_view labels, double value) {
     char text[40];
-    std::snprintf(text, sizeof text, "%.9g", value);
+    std::snprintf(text, sizeof text, "%.3f", value);
     line(labels, text);
   }
   void one(std::string_view name, std::string_view type, std::string_view help, uint64_t value) {
@@ -50,13 +50,17 @@ class Page {
   out += "=\"";
   for (const char c : value) {
     if (c == '\\' || c == '"') out += '\\';
-    if (c == '\n') out += "\\n";
-    else out += c;
+    if (c == '\n')
+      out += "\\n";
+    else
+      out += c;
   }
   return out + "\"";
 }
 
-[[nodiscard]] std::string core_label(CoreId core) { return label("core", std::to_string(core)); }
+[[nodiscard]] std::string core_label(CoreId core) {
+  return label("core", std::to_string(core));
+}
 
 struct CoreMetric {
   const char* name;
@@ -66,8 +70,10 @@ struct CoreMetric {
 };
 
 constexpr CoreMetric kCoreMetrics[] = {
-    {"culvert_received_packets_total", "counter", "Datagrams received.", &CoreStats::received_packets},
-    {"culvert_received_bytes_total", "counter", "UDP payload bytes received.", &CoreStats::received_bytes},
+    {"culvert_received_packets_total", "counter", "Datagrams received.",
+     &CoreStats::received_packets},
+    {"culvert_received_bytes_total", "counter", "UDP payload bytes received.",
+     &CoreStats::received_bytes},
     {"culvert_sent_packets_total", "counter", "Datagrams sent.", &CoreStats::sent_packets},
     {"culvert_sent_bytes_total", "counter", "UDP payload bytes sent.", &CoreStats::sent_bytes},
     {"culvert_send_failed_total", "counter", "Datagrams that the driver could not send.",
@@ -77,7 +83,8 @@ constexpr CoreMetric kCoreMetrics[] = {
     {"culvert_handed_in_total", "counter", "Datagrams that came from another core.",
      &CoreStats::handed_in},
     {"culvert_unauthenticated_request_bytes_total", "counter",
-     "Unauthenticated requests answered, bytes with IP and UDP headers.", &CoreStats::reply_bytes_in},
+     "Unauthenticated requests answered, bytes with IP and UDP headers.",
+     &CoreStats::reply_bytes_in},
     {"culvert_unauthenticated_reply_bytes_total", "counter",
      "Answers to unauthenticated requests, bytes with IP and UDP headers.",
      &CoreStats::reply_bytes_out},
@@ -94,10 +101,10 @@ constexpr CoreMetric kCoreMetrics[] = {
     {"culvert_core_sleeps_total", "counter", "Times the core went to sleep.", &CoreStats::sleeps},
     {"culvert_core_commands_applied_total", "counter", "Commands of control applied.",
      &CoreStats::commands_applied},
-    {"culvert_core_commands_failed_total", "counter", "Commands of control that could not be applied.",
-     &CoreStats::commands_failed},
-    {"culvert_core_events_dropped_total", "counter", "Events lost because the ring to control was full.",
-     &CoreStats::events_dropped},
+    {"culvert_core_commands_failed_total", "counter",
+     "Commands of control that could not be applied.", &CoreStats::commands_failed},
+    {"culvert_core_events_dropped_total", "counter",
+     "Events lost because the ring to control was full.", &CoreStats::events_dropped},
 };
 
 void add_cores(Page& page, const MetricsContext& c) {
@@ -127,7 +134,8 @@ void add_turn(Page& page, const MetricsContext& c) {
   page.one("culvert_allocations", "gauge", "Live allocations.", s.allocations);
   page.one("culvert_allocations_limit", "gauge", "Allocations the relay may hold.",
            c.config().limits.max_allocations);
-  page.one("culvert_relay_ports", "gauge", "Relayed ports over all relay addresses.", s.ports_total);
+  page.one("culvert_relay_ports", "gauge", "Relayed ports over all relay addresses.",
+           s.ports_total);
   page.one("culvert_relay_ports_free", "gauge", "Relayed ports not in use.", s.ports_free);
   page.one("culvert_reservations", "gauge", "Ports held by reservation tokens.", s.reservations);
   page.one("culvert_known_users", "gauge", "Users with allocations or cached keys.", s.known_users);
@@ -142,7 +150,8 @@ void add_turn(Page& page, const MetricsContext& c) {
   page.one("culvert_refreshes_total", "counter", "Refresh requests granted.", s.refreshes);
   page.one("culvert_permission_requests_total", "counter", "CreatePermission requests granted.",
            s.permission_requests);
-  page.one("culvert_channel_binds_total", "counter", "ChannelBind requests granted.", s.channel_binds);
+  page.one("culvert_channel_binds_total", "counter", "ChannelBind requests granted.",
+           s.channel_binds);
   page.one("culvert_reservations_created_total", "counter", "Reservation tokens given out.",
            s.reservations_made);
   page.one("culvert_reservations_used_total", "counter", "Reservation tokens redeemed.",
@@ -168,7 +177,8 @@ void add_turn(Page& page, const MetricsContext& c) {
     return true;
   });
   page.family("culvert_realm_allocations", "gauge", "Live allocations by realm.");
-  for (size_t i = 0; i < realms.size(); ++i) page.sample(label("realm", realms[i].name), counts[i]);
+  for (size_t i = 0; i < realms.size(); ++i)
+    page.sample(label("realm", realms[i].name), counts[i]);
 }
 
 // Virtual and resident size from /proc/self/statm, in pages; false: not readable.
@@ -189,7 +199,8 @@ void add_turn(Page& page, const MetricsContext& c) {
   std::fclose(file);
   text[n] = 0;
   const char* at = std::strrchr(text, ')');  // the name may hold anything, a parenthesis included
-  for (int field = 2; at != nullptr && field < 22; ++field) at = std::strchr(at + 1, ' ');
+  for (int field = 2; at != nullptr && field < 22; ++field)
+    at = std::strchr(at + 1, ' ');
   return at != nullptr && std::sscanf(at, "%" SCNu64, &ticks) == 1;
 }
 
@@ -205,7 +216,8 @@ void add_turn(Page& page, const MetricsContext& c) {
   DIR* dir = opendir("/proc/self/fd");
   if (dir == nullptr) return 0;
   uint64_t n = 0;
-  while (const dirent* entry = readdir(dir)) n += entry->d_name[0] != '.';
+  while (const dirent* entry = readdir(dir))
+    n += entry->d_name[0] != '.';
   closedir(dir);
   return n == 0 ? 0 : n - 1;  // not the folder we are reading
 }

@@ -1,7 +1,7 @@
-// The relay's numbers in Prometheus text format 0.0.4, read live from the cores' counters at each scrape.
-// Names follow the Prometheus conventions: culvert_ before, base units, _total behind counters. Labels are
-// bounded by configuration (core, outcome, realm, code); never a user or an address. Control thread;
-// one scrape costs about 100 us and 30 KiB for 8 cores.
+// The relay's numbers in Prometheus text format 0.0.4, read live from the cores' counters at each
+// scrape. Names follow the Prometheus conventions: culvert_ before, base units, _total behind
+// counters. Labels are bounded by configuration (core, outcome, realm, code); never a user or an
+// address. Control thread; one scrape costs about 100 us and 30 KiB for 8 cores.
 #pragma once
 
 #include <cstdint>

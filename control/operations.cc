@@ -18,7 +18,9 @@ namespace {
 
 using Context = std::shared_ptr<const OperationsContext>;
 
-[[nodiscard]] std::string text(std::string_view view) { return std::string(view); }
+[[nodiscard]] std::string text(std::string_view view) {
+  return std::string(view);
+}
 
 [[nodiscard]] json address_or_null(const std::optional<TransportAddress>& address) {
   return address ? json(address->to_string()) : json(nullptr);
@@ -157,8 +159,9 @@ void method_status(const Context& c, const json&, const RpcAnswer& answer) {
   json listeners = json::array();
   for (const Listener& l : snapshot.listeners) {
     const TransportAddress at{snapshot.addresses[l.address].bound, l.port};
-    listeners.push_back({{"address", at.to_string()},
-                         {"realm", l.realm < config.realms.size() ? config.realms[l.realm].name : ""}});
+    listeners.push_back(
+        {{"address", at.to_string()},
+         {"realm", l.realm < config.realms.size() ? config.realms[l.realm].name : ""}});
   }
   json relays = json::array();
   for (const LocalAddress& a : snapshot.addresses) {
@@ -222,8 +225,9 @@ struct Filter {
     if (!read_address(params, name, client ? filter.client : filter.relay,
                       client ? filter.client_ip : filter.relay_ip)) {
       answer.error(RpcError::kInvalidParams,
-                   std::string("\"") + name + "\" must be an address, or an address and port: "
-                   "192.0.2.1, 192.0.2.1:5000, 2001:db8::1, [2001:db8::1]:5000");
+                   std::string("\"") + name +
+                       "\" must be an address, or an address and port: "
+                       "192.0.2.1, 192.0.2.1:5000, 2001:db8::1, [2001:db8::1]:5000");
       return false;
     }
   }
@@ -293,9 +297,11 @@ void method_close(const Context& c, const json& params, const RpcAnswer& answer)
   const bool narrowed = params.contains("user") || params.contains("realm") ||
                         params.contains("client") || params.contains("relay");
   if (!narrowed && !params.value("all", false))
-    return answer.error(RpcError::kInvalidParams,
-                        "say which: \"id\", \"user\", \"realm\", \"client\", \"relay\", or \"all\": true");
-  const size_t closed = c->turn.close_if([&](const AllocationInfo& a) { return filter.matches(a); });
+    return answer.error(
+        RpcError::kInvalidParams,
+        "say which: \"id\", \"user\", \"realm\", \"client\", \"relay\", or \"all\": true");
+  const size_t closed =
+      c->turn.close_if([&](const AllocationInfo& a) { return filter.matches(a); });
   answer.result({{"closed", closed}});
 }
 
@@ -344,10 +350,11 @@ void method_explain(const Context& c, const json& params, const RpcAnswer& answe
     answer.result(out);
   });
   if (!asked)
-    answer.error(RpcError::kNotFound,
-                 query.to.to_string() +
-                     " is neither a listener nor a relayed address of this relay (or its core is too "
-                     "busy: try again)");
+    answer.error(
+        RpcError::kNotFound,
+        query.to.to_string() +
+            " is neither a listener nor a relayed address of this relay (or its core is too "
+            "busy: try again)");
 }
 
 // ---------------------------------------------------------------- drain, reload, mint, config
@@ -356,14 +363,16 @@ void method_drain(const Context& c, const json& params, const RpcAnswer& answer)
   if (c->state() == ServiceState::kStopping)
     return answer.error(RpcError::kRefused, "the relay is stopping");
   c->drain(!params.value("off", false));
-  answer.result({{"state", text(to_string(c->state()))}, {"allocations", c->turn.stats().allocations}});
+  answer.result(
+      {{"state", text(to_string(c->state()))}, {"allocations", c->turn.stats().allocations}});
 }
 
 void method_reload(const Context& c, const json&, const RpcAnswer& answer) {
   const ReloadOutcome outcome = c->reload();
   if (outcome.applied) return answer.result({{"applied", true}, {"messages", outcome.messages}});
   std::string all;
-  for (const std::string& m : outcome.messages) all += (all.empty() ? "" : "\n") + m;
+  for (const std::string& m : outcome.messages)
+    all += (all.empty() ? "" : "\n") + m;
   answer.error(RpcError::kRefused, all.empty() ? "nothing was applied" : all);
 }
 
@@ -379,8 +388,8 @@ void method_mint(const Context& c, const json& params, const RpcAnswer& answer) 
   const RealmConfig* realm = find_realm(c->config(), params.value("realm", ""));
   if (realm == nullptr) return answer.error(RpcError::kNotFound, "no such realm");
   if (realm->secrets.empty())
-    return answer.error(RpcError::kRefused, "realm \"" + realm->name +
-                                                "\" has no shared secret: set realm.secrets");
+    return answer.error(RpcError::kRefused,
+                        "realm \"" + realm->name + "\" has no shared secret: set realm.secrets");
   const std::string user = params.value("user", "");
   const uint64_t expires = c->now().unix_seconds + params.value("ttl_seconds", uint64_t{86400});
   const bool sha256 = params.value("algorithm", "sha1") == "sha256";
@@ -412,8 +421,8 @@ void change_accounts(const Context& c, AccountRequest request, const json& param
   const RealmConfig* realm = find_realm(config, wanted);
   if (realm == nullptr) return answer.error(RpcError::kNotFound, "no realm \"" + wanted + "\"");
   if (realm->database.empty() || !c->accounts)
-    return answer.error(RpcError::kRefused,
-                        "realm \"" + realm->name + "\" has no account database: set realm.database");
+    return answer.error(RpcError::kRefused, "realm \"" + realm->name +
+                                                "\" has no account database: set realm.database");
   request.realm = static_cast<uint16_t>(realm - config.realms.data());
   request.name = params.value("user", "");
   request.password = params.value("password", "");
@@ -437,7 +446,8 @@ void change_accounts(const Context& c, AccountRequest request, const json& param
 // ---------------------------------------------------------------- text
 
 [[nodiscard]] std::string_view next_word(std::string_view& text) {
-  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+  while (!text.empty() && text.front() == ' ')
+    text.remove_prefix(1);
   const size_t end = std::min(text.find(' '), text.size());
   const std::string_view word = text.substr(0, end);
   text.remove_prefix(end);
@@ -510,8 +520,10 @@ ExplainText parse_explain(std::string_view text) {
       out.error = "a channel number is 0x4000 to 0x4FFF (16384 to 20479)";
   } else if (option == "peer") {
     const auto peer = TransportAddress::parse(value);
-    if (peer) out.query.peer = *peer;
-    else out.error = "\"peer\" needs an address and port, e.g. 203.0.113.5:9";
+    if (peer)
+      out.query.peer = *peer;
+    else
+      out.error = "\"peer\" needs an address and port, e.g. 203.0.113.5:9";
   } else if (!option.empty()) {
     out.error = kExplainHelp;
   }
@@ -545,26 +557,49 @@ std::vector<RpcMethod> operator_methods(OperationsContext context) {
   using Verb = AccountRequest::Verb;
   return {
       {"status", "what the relay is doing", none, {}, bind(method_status)},
-      {"allocations", "live allocations, a page at a time; `next` begins the next page", page, {},
+      {"allocations",
+       "live allocations, a page at a time; `next` begins the next page",
+       page,
+       {},
        bind(method_allocations)},
-      {"drops", "every outcome of datagrams with its severity and count",
-       json::object({{"per_core", boolean}}), {}, bind(method_drops)},
+      {"drops",
+       "every outcome of datagrams with its severity and count",
+       json::object({{"per_core", boolean}}),
+       {},
+       bind(method_drops)},
       {"cores", "the counters of each fast core", none, {}, bind(method_cores)},
-      {"explain", "what would happen to a datagram", json::object({{"datagram", string}}), {"datagram"},
+      {"explain",
+       "what would happen to a datagram",
+       json::object({{"datagram", string}}),
+       {"datagram"},
        bind(method_explain)},
-      {"drain", "refuse new allocations (508) and let live ones go on; off: accept again",
-       json::object({{"off", boolean}}), {}, bind(method_drain)},
+      {"drain",
+       "refuse new allocations (508) and let live ones go on; off: accept again",
+       json::object({{"off", boolean}}),
+       {},
+       bind(method_drain)},
       {"reload", "read the configuration file again", none, {}, bind(method_reload)},
       {"close", "end allocations", which, {}, bind(method_close)},
-      {"mint", "a time-limited credential by the realm's first shared secret", mint, {},
+      {"mint",
+       "a time-limited credential by the realm's first shared secret",
+       mint,
+       {},
        bind(method_mint)},
-      {"user.add", "add a user to the realm's database, or change the password",
-       json::object({{"user", name}, {"password", password}, {"realm", string}}), {"user", "password"},
+      {"user.add",
+       "add a user to the realm's database, or change the password",
+       json::object({{"user", name}, {"password", password}, {"realm", string}}),
+       {"user", "password"},
        bind(account_method(Verb::kAdd))},
-      {"user.list", "users in the realm's database", json::object({{"realm", string}}), {},
+      {"user.list",
+       "users in the realm's database",
+       json::object({{"realm", string}}),
+       {},
        bind(account_method(Verb::kList))},
-      {"user.remove", "remove a user from the realm's database",
-       json::object({{"user", name}, {"realm", string}}), {"user"}, bind(account_method(Verb::kRemove))},
+      {"user.remove",
+       "remove a user from the realm's database",
+       json::object({{"user", name}, {"realm", string}}),
+       {"user"},
+       bind(account_method(Verb::kRemove))},
       {"config", "the effective configuration, secrets masked", none, {}, bind(method_config)},
       {"limits", "the limits derived from the configuration", none, {}, bind(method_limits)},
   };

@@ -1,6 +1,6 @@
 // What operators may ask and order: the methods of the control socket over TurnServer, the engine's
-// counters and the configuration. Control thread; each call does bounded work (see the limits), because
-// it stands between requests of clients.
+// counters and the configuration. Control thread; each call does bounded work (see the limits),
+// because it stands between requests of clients.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@
 
 namespace culvert {
 
-// One page of `allocations`: with counters each is a question to a core (kMaxPendingQuestions bounds them).
+// One page of `allocations`: with counters each is a question to a core (kMaxPendingQuestions
+// bounds them).
 inline constexpr uint32_t kMaxAllocationPage = 500;
 static_assert(kMaxAllocationPage < kMaxPendingQuestions);
 // Allocations looked at for one page when filters skip most of them: about 50 ns each, so 1 ms.
@@ -33,7 +34,8 @@ enum class ServiceState : uint8_t { kStarting, kReady, kDraining, kStopping };
 [[nodiscard]] std::string format_allocation_id(AllocationId id);
 [[nodiscard]] std::optional<AllocationId> parse_allocation_id(std::string_view text);
 
-// "[udp] FROM -> TO [channel N | peer ADDRESS:PORT]", N decimal or 0x4000 to 0x4FFF. Empty `error`: good.
+// "[udp] FROM -> TO [channel N | peer ADDRESS:PORT]", N decimal or 0x4000 to 0x4FFF. Empty `error`:
+// good.
 struct ExplainText {
   ExplainQuery query;
   std::string error;
@@ -66,14 +68,14 @@ struct OperationsContext {
   Engine& engine;
   const CoreWatchdog& watchdog;
   std::function<ControlTime()> now;
-  uint64_t started_ms = 0;                           // ControlTime::ms
-  std::function<const Config&()> config;             // as it runs
-  std::function<std::string()> effective_toml;       // secrets masked
-  std::function<nlohmann::json()> limits;            // derived limits, as an object
+  uint64_t started_ms = 0;                      // ControlTime::ms
+  std::function<const Config&()> config;        // as it runs
+  std::function<std::string()> effective_toml;  // secrets masked
+  std::function<nlohmann::json()> limits;       // derived limits, as an object
   std::function<ServiceState()> state;
   std::function<void(bool on)> drain;
   std::function<ReloadOutcome()> reload;
-  AccountsHook accounts;                             // null: no realm has a database
+  AccountsHook accounts;  // null: no realm has a database
 };
 
 [[nodiscard]] std::vector<RpcMethod> operator_methods(OperationsContext context);

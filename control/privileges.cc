@@ -79,8 +79,8 @@ using Caps = std::unique_ptr<std::remove_pointer_t<cap_t>, CapFree>;
   // Needs CAP_SETPCAP, so it comes before the user id goes.
   for (cap_value_t c = 0; prctl(PR_CAPBSET_READ, c, 0, 0, 0) >= 0; ++c) {
     const bool keep = plan.keep_low_ports && c == CAP_NET_BIND_SERVICE;
-    if (!keep && prctl(PR_CAPBSET_READ, c, 0, 0, 0) == 1 && prctl(PR_CAPBSET_DROP, c, 0, 0, 0) != 0 &&
-        errno != EPERM)
+    if (!keep && prctl(PR_CAPBSET_READ, c, 0, 0, 0) == 1 &&
+        prctl(PR_CAPBSET_DROP, c, 0, 0, 0) != 0 && errno != EPERM)
       return failed("PR_CAPBSET_DROP");
   }
   if (prctl(PR_SET_KEEPCAPS, plan.keep_low_ports ? 1L : 0L, 0, 0, 0) != 0)
@@ -100,7 +100,8 @@ using Caps = std::unique_ptr<std::remove_pointer_t<cap_t>, CapFree>;
     if (uid[i] != account.uid || gid[i] != account.gid)
       return "user or group id did not change to " + account.user;
   }
-  if (setuid(0) == 0 || seteuid(0) == 0) return "root could be taken back after dropping privileges";
+  if (setuid(0) == 0 || seteuid(0) == 0)
+    return "root could be taken back after dropping privileges";
   return "";
 }
 
@@ -183,7 +184,8 @@ std::string drop_privileges(const PrivilegePlan& plan) {
     if (plan.account.uid == 0) return "refusing to keep running as root";
     if (std::string e = change_account(plan); !e.empty()) return e;
   }
-  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) return failed("PR_CAP_AMBIENT");
+  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0)
+    return failed("PR_CAP_AMBIENT");
   const Caps before(cap_get_proc());
   const bool had_low_ports =
       before != nullptr && holds(before.get(), CAP_NET_BIND_SERVICE, CAP_PERMITTED);

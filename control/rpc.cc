@@ -21,9 +21,12 @@ namespace {
   return false;
 }
 
-[[nodiscard]] std::string in_quotes(std::string_view text) { return dump(json(std::string(text))); }
+[[nodiscard]] std::string in_quotes(std::string_view text) {
+  return dump(json(std::string(text)));
+}
 
-[[nodiscard]] std::string check_one(const std::string& name, const json& schema, const json& value) {
+[[nodiscard]] std::string check_one(const std::string& name, const json& schema,
+                                    const json& value) {
   const std::string type = schema.at("type");
   if (!type_fits(type, value)) return in_quotes(name) + " must be of type " + type;
   if (const auto choices = schema.find("enum"); choices != schema.end()) {
@@ -35,13 +38,14 @@ namespace {
   if (type == "integer") {
     const auto low = schema.value("minimum", int64_t{0});
     const auto high = schema.value("maximum", int64_t{0xffffffff});
-    const bool too_large = value.is_number_unsigned() &&
-                           value.get<uint64_t>() > static_cast<uint64_t>(high);
+    const bool too_large =
+        value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(high);
     if (too_large || value.get<int64_t>() < low || value.get<int64_t>() > high)
-      return in_quotes(name) + " must be from " + std::to_string(low) + " to " + std::to_string(high);
+      return in_quotes(name) + " must be from " + std::to_string(low) + " to " +
+             std::to_string(high);
   }
-  if (type == "string" && value.get_ref<const std::string&>().size() >
-                              schema.value("maxLength", size_t{1024}))
+  if (type == "string" &&
+      value.get_ref<const std::string&>().size() > schema.value("maxLength", size_t{1024}))
     return in_quotes(name) + " is too long";
   return "";
 }
@@ -84,7 +88,10 @@ std::string check_params(const RpcMethod& method, const json& params) {
 }
 
 Rpc::Rpc(std::vector<RpcMethod> methods) : methods_(std::move(methods)) {
-  methods_.push_back({"schema", "this description", json::object(), {},
+  methods_.push_back({"schema",
+                      "this description",
+                      json::object(),
+                      {},
                       [this](const json&, const RpcAnswer& answer) { answer.result(schema()); }});
 }
 
@@ -98,7 +105,8 @@ const RpcMethod* Rpc::find(std::string_view name) const {
 json Rpc::schema() const {
   json methods = json::object();
   for (const RpcMethod& m : methods_) {
-    json params = {{"type", "object"}, {"additionalProperties", false}, {"properties", m.properties}};
+    json params = {
+        {"type", "object"}, {"additionalProperties", false}, {"properties", m.properties}};
     if (!m.required.empty()) params["required"] = m.required;
     methods[m.name] = {{"summary", m.summary}, {"params", std::move(params)}};
   }
@@ -138,7 +146,8 @@ void Rpc::handle(std::string_view line, RpcReply reply) const {
   const auto params_at = request.find("params");
   const json params = params_at == request.end() ? json::object() : *params_at;
   if (!params.is_object())
-    return answer.error(RpcError::kInvalidParams, "\"params\" must be an object (named parameters)");
+    return answer.error(RpcError::kInvalidParams,
+                        "\"params\" must be an object (named parameters)");
   if (const std::string e = check_params(*method, params); !e.empty())
     return answer.error(RpcError::kInvalidParams, e);
   try {

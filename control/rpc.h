@@ -1,10 +1,11 @@
-// JSON-RPC 2.0 as the control socket speaks it: one request a line, one response a line, no batches. A
-// table of methods, each with the JSON schema of its parameters; the schema that `schema` hands out is
-// the one that requests are checked against, so it cannot lie. No I/O here: a line in, a line out, at
-// once or later. Owned by the control thread; requests come a few a second, so clarity before speed.
+// JSON-RPC 2.0 as the control socket speaks it: one request a line, one response a line, no
+// batches. A table of methods, each with the JSON schema of its parameters; the schema that
+// `schema` hands out is the one that requests are checked against, so it cannot lie. No I/O here: a
+// line in, a line out, at once or later. Owned by the control thread; requests come a few a second,
+// so clarity before speed.
 //
-// Invariant: every line handed in is answered exactly once, with an empty string when the request was a
-// notification (no id).
+// Invariant: every line handed in is answered exactly once, with an empty string when the request
+// was a notification (no id).
 #pragma once
 
 #include <cstdint>
@@ -25,11 +26,11 @@ enum class RpcError : int {
   kMethodNotFound = -32601,
   kInvalidParams = -32602,
   kInternal = -32603,
-  kRefused = -32000,    // understood, but the relay will not: the message says why
-  kNotFound = -32001,   // no such allocation, user, realm
-  kBusy = -32002,       // a ring or queue is full: try again
+  kRefused = -32000,     // understood, but the relay will not: the message says why
+  kNotFound = -32001,    // no such allocation, user, realm
+  kBusy = -32002,        // a ring or queue is full: try again
   kPermission = -32003,  // the caller's account may not use this socket
-  kTimeout = -32004,    // a core did not answer in time
+  kTimeout = -32004,     // a core did not answer in time
 };
 
 // One response line, without its newline.
@@ -80,8 +81,9 @@ class Rpc {
   std::vector<RpcMethod> methods_;
 };
 
-// Empty: `params` fits; else a sentence that names the parameter and what it must be. Knows the part of
-// JSON schema that methods use: type, enum, minimum, maximum, maxLength; unknown names are errors.
+// Empty: `params` fits; else a sentence that names the parameter and what it must be. Knows the
+// part of JSON schema that methods use: type, enum, minimum, maximum, maxLength; unknown names are
+// errors.
 [[nodiscard]] std::string check_params(const RpcMethod& method, const nlohmann::json& params);
 
 }  // namespace culvert

@@ -44,6 +44,8 @@ void ServiceManager::status(const std::string& text) {
   sd_notifyf(0, "STATUS=%s", one_line(text).c_str());
 }
 
-void ServiceManager::heartbeat() { sd_notify(0, "WATCHDOG=1"); }
+void ServiceManager::heartbeat() {
+  sd_notify(0, "WATCHDOG=1");
+}
 
 }  // namespace culvert

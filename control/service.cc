@@ -16,7 +16,9 @@ namespace culvert {
 
 TurnHooks logging_hooks(Logger& log) {
   TurnHooks hooks;
-  hooks.notice = [&log](std::string_view text) { log.limited(LogLevel::kWarning, "notice", {{"text", text}}); };
+  hooks.notice = [&log](std::string_view text) {
+    log.limited(LogLevel::kWarning, "notice", {{"text", text}});
+  };
   hooks.allocation_ended = [&log](const EndedAllocation& e) {
     if (!log.enabled(LogLevel::kInfo)) return;
     const AllocationInfo& a = e.info;
@@ -141,8 +143,8 @@ void Service::Impl::open(const Account& account) {
     hooks.metrics = [metrics] { return render_metrics(metrics); };
     hooks.healthy = [this] { return watchdog_.all_well(); };
     hooks.ready = [this] { return loop_.state() == ServiceState::kReady; };
-    health_ = std::make_unique<HealthListener>(io_, *config.metrics.listen, std::move(hooks),
-                                               parts_.log);
+    health_ =
+        std::make_unique<HealthListener>(io_, *config.metrics.listen, std::move(hooks), parts_.log);
     parts_.log.info("metrics", {{"listen", health_->address().to_string()}});
   }
 }
@@ -177,8 +179,7 @@ void Service::Impl::take_accounts() {
   }
 }
 
-void Service::Impl::change_account(AccountRequest request,
-                                   std::function<void(AccountReply)> done) {
+void Service::Impl::change_account(AccountRequest request, std::function<void(AccountReply)> done) {
   if (worker_ == nullptr) {
     AccountReply early;
     early.error = "the relay is still starting: try again";
@@ -218,9 +219,17 @@ void Service::Impl::on_tick() {
 
 Service::Service(ServiceParts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
 Service::~Service() = default;
-void Service::open(const Account& account) { impl_->open(account); }
-void Service::start_threads() { impl_->start_threads(); }
-int Service::run() { return impl_->run(); }
-ControlLoop& Service::loop() { return impl_->loop(); }
+void Service::open(const Account& account) {
+  impl_->open(account);
+}
+void Service::start_threads() {
+  impl_->start_threads();
+}
+int Service::run() {
+  return impl_->run();
+}
+ControlLoop& Service::loop() {
+  return impl_->loop();
+}
 
 }  // namespace culvert

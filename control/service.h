@@ -1,5 +1,6 @@
-// Everything an operator touches, put together: the control loop, the control socket, the metrics listener,
-// the accounts' databases. main makes one after the engine and the TurnServer, in this order:
+// Everything an operator touches, put together: the control loop, the control socket, the metrics
+// listener, the accounts' databases. main makes one after the engine and the TurnServer, in this
+// order:
 //
 //   Logger; raise_file_limit; engine, listeners, TurnServer; Service; open(); drop_privileges;
 //   Logger::start_writer; start_threads(); the cores' threads; run().

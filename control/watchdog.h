@@ -1,7 +1,8 @@
-// Notices a fast core that stopped looping. A core that has nothing to do sleeps, but never longer than
-// its driver's longest sleep, so `loops` must move within kCoreStall. Judged on control's 100 ms tick:
-// one load per core, no allocation. While a core is stalled /healthz says so and systemd's watchdog is
-// not fed, so that the service manager restarts us rather than leave a dead relay in place.
+// Notices a fast core that stopped looping. A core that has nothing to do sleeps, but never longer
+// than its driver's longest sleep, so `loops` must move within kCoreStall. Judged on control's 100
+// ms tick: one load per core, no allocation. While a core is stalled /healthz says so and systemd's
+// watchdog is not fed, so that the service manager restarts us rather than leave a dead relay in
+// place.
 #pragma once
 
 #include <array>

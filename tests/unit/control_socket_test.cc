@@ -1,5 +1,5 @@
-// The control socket end to end over a real Unix socket: protocol errors, bounds, permissions of the file,
-// stale files, and every method against a TurnServer; the loop's stopping and waking.
+// The control socket end to end over a real Unix socket: protocol errors, bounds, permissions of
+// the file, stale files, and every method against a TurnServer; the loop's stopping and waking.
 #include "control/control_socket.h"
 
 #include <poll.h>
@@ -23,8 +23,8 @@
 #include "control/rpc.h"
 #include "tests/unit/turn_fixture.h"
 
-#include <boost/asio/post.hpp>
 #include <spdlog/sinks/null_sink.h>
+#include <boost/asio/post.hpp>
 
 namespace culvert {
 namespace {
@@ -51,24 +51,31 @@ class ControlSocketTest : public TurnTest {
     open();
   }
   void TearDown() override {
-    for (const int fd : fds_) close(fd);
+    for (const int fd : fds_)
+      close(fd);
     socket_.reset();
     worker_.reset();
     std::filesystem::remove_all(folder_);
   }
   OperationsContext context() {
-    return {.turn = *server_,
-            .engine = *engine_,
-            .watchdog = watchdog_,
-            .now = [this] { return now_; },
-            .started_ms = 0,
-            .config = [this]() -> const Config& { return config_; },
-            .effective_toml = [] { return std::string("[limits]\n"); },
-            .limits = [] { return json{{"cores", 2}}; },
-            .state = [this] { return server_->draining() ? ServiceState::kDraining : ServiceState::kReady; },
-            .drain = [this](bool on) { server_->set_draining(on); },
-            .reload = [this] { return reload_; },
-            .accounts = [this](AccountRequest r, std::function<void(AccountReply)> done) {
+    return {
+        .turn = *server_,
+        .engine = *engine_,
+        .watchdog = watchdog_,
+        .now = [this] { return now_; },
+        .started_ms = 0,
+        .config = [this]() -> const Config& { return config_; },
+        .effective_toml = [] { return std::string("[limits]\n"); },
+        .limits =
+            [] {
+              return json{{"cores", 2}};
+            },
+        .state =
+            [this] { return server_->draining() ? ServiceState::kDraining : ServiceState::kReady; },
+        .drain = [this](bool on) { server_->set_draining(on); },
+        .reload = [this] { return reload_; },
+        .accounts =
+            [this](AccountRequest r, std::function<void(AccountReply)> done) {
               const RealmConfig& realm = config_.realms[r.realm];
               worker_->submit(std::move(r), realm.name, realm.database, std::move(done));
             }};
@@ -90,9 +97,12 @@ class ControlSocketTest : public TurnTest {
   void say(int fd, std::string_view text) {
     while (!text.empty()) {
       const ssize_t n = send(fd, text.data(), text.size(), MSG_NOSIGNAL);
-      if (n > 0) text.remove_prefix(static_cast<size_t>(n));
-      else if (errno != EAGAIN) return;
-      else io_.run_one_for(seconds(5));
+      if (n > 0)
+        text.remove_prefix(static_cast<size_t>(n));
+      else if (errno != EAGAIN)
+        return;
+      else
+        io_.run_one_for(seconds(5));
     }
   }
   // The next line, or "" when the server closed. Fails after 5 s without either.
@@ -109,8 +119,10 @@ class ControlSocketTest : public TurnTest {
       server_->poll(now_);
       char chunk[65536];
       const ssize_t n = recv(fd, chunk, sizeof chunk, 0);
-      if (n > 0) buffer.append(chunk, static_cast<size_t>(n));
-      else if (n == 0 || errno != EAGAIN) return "";
+      if (n > 0)
+        buffer.append(chunk, static_cast<size_t>(n));
+      else if (n == 0 || errno != EAGAIN)
+        return "";
       else if (io_.run_one_for(seconds(5)) == 0) {
         ADD_FAILURE() << "no answer";
         return "";
@@ -123,7 +135,8 @@ class ControlSocketTest : public TurnTest {
     return json::parse(hear(fd));
   }
   json call(const std::string& method, const json& params = json::object()) {
-    return ask_line(json{{"jsonrpc", "2.0"}, {"id", 7}, {"method", method}, {"params", params}}.dump());
+    return ask_line(
+        json{{"jsonrpc", "2.0"}, {"id", 7}, {"method", method}, {"params", params}}.dump());
   }
   int error_code(const json& answer) { return answer.at("error").at("code").get<int>(); }
 
@@ -158,7 +171,8 @@ TEST_F(ControlSocketTest, MalformedRequestsGetTheStandardErrors) {
   EXPECT_EQ(error_code(ask_line(R"({"jsonrpc":"2.0","id":1,"method":7})")), -32600);
   EXPECT_EQ(error_code(ask_line(R"({"jsonrpc":"2.0","id":{},"method":"status"})")), -32600);
   EXPECT_EQ(error_code(ask_line(R"({"jsonrpc":"2.0","id":1,"method":"nothing"})")), -32601);
-  EXPECT_EQ(error_code(ask_line(R"({"jsonrpc":"2.0","id":1,"method":"status","params":[]})")), -32602);
+  EXPECT_EQ(error_code(ask_line(R"({"jsonrpc":"2.0","id":1,"method":"status","params":[]})")),
+            -32602);
   EXPECT_EQ(error_code(call("status", {{"more", 1}})), -32602);
   EXPECT_EQ(error_code(call("explain")), -32602);
   EXPECT_EQ(error_code(call("allocations", {{"limit", 0}})), -32602);
@@ -170,16 +184,21 @@ TEST_F(ControlSocketTest, PartialLinesAndPipelinesAreAnsweredInOrder) {
   const int fd = connect_client();
   std::string all;
   for (int i = 0; i < 200; ++i)
-    all += json{{"jsonrpc", "2.0"}, {"id", i}, {"method", i % 2 == 0 ? "cores" : "limits"}}.dump() + "\n";
+    all += json{{"jsonrpc", "2.0"}, {"id", i}, {"method", i % 2 == 0 ? "cores" : "limits"}}.dump() +
+           "\n";
   say(fd, all.substr(0, 30));
   io_.poll();
   say(fd, all.substr(30));
-  for (int i = 0; i < 200; ++i) EXPECT_EQ(json::parse(hear(fd))["id"], i);
+  for (int i = 0; i < 200; ++i)
+    EXPECT_EQ(json::parse(hear(fd))["id"], i);
 }
 
 TEST_F(ControlSocketTest, NotificationsGetNoAnswer) {
   const int fd = connect_client();
-  say(fd, R"({"jsonrpc":"2.0","method":"drain"})" "\n" R"({"jsonrpc":"2.0","id":1,"method":"status"})" "\n");
+  say(fd, R"({"jsonrpc":"2.0","method":"drain"})"
+          "\n"
+          R"({"jsonrpc":"2.0","id":1,"method":"status"})"
+          "\n");
   const json answer = json::parse(hear(fd));
   EXPECT_EQ(answer["id"], 1);
   EXPECT_EQ(answer["result"]["state"], "draining");
@@ -195,7 +214,8 @@ TEST_F(ControlSocketTest, ALineThatIsTooLongEndsTheConnectionWithAReason) {
 
 TEST_F(ControlSocketTest, AClientThatDoesNotReadIsNotReadFromEither) {
   const int fd = connect_client();
-  const std::string request = R"({"jsonrpc":"2.0","id":1,"method":"schema"})" "\n";
+  const std::string request = R"({"jsonrpc":"2.0","id":1,"method":"schema"})"
+                              "\n";
   // Far more answers than socket buffers hold: sending must block while nothing is read.
   size_t sent = 0;
   for (int idle = 0; idle < 3 && sent < 100'000;) {
@@ -216,7 +236,8 @@ TEST_F(ControlSocketTest, AClientThatDoesNotReadIsNotReadFromEither) {
 TEST_F(ControlSocketTest, ClientsBeyondTheLimitAreTurnedAway) {
   for (size_t i = 0; i < kMaxControlClients; ++i) {
     connect_client();
-    while (socket_->clients() <= i) ASSERT_NE(io_.run_one_for(seconds(5)), 0u);
+    while (socket_->clients() <= i)
+      ASSERT_NE(io_.run_one_for(seconds(5)), 0u);
   }
   const int fd = connect_client();
   EXPECT_EQ(hear(fd), "");
@@ -287,7 +308,8 @@ TEST_F(ControlSocketTest, StrangersAreToldWhoMayCome) {
     done = true;
     boost::asio::post(io_, [] {});
   });
-  while (!done) io_.run_one_for(seconds(5));
+  while (!done)
+    io_.run_one_for(seconds(5));
   stranger.join();
   EXPECT_EQ(error_code(json::parse(line)), -32003) << line;
 }
@@ -300,8 +322,10 @@ TEST_F(ControlSocketTest, AllocationsShowTheCountersThatCoresReport) {
   last_.clear();
   engine_->clear();
   const int fd = connect_client();
-  say(fd, R"({"jsonrpc":"2.0","id":1,"method":"allocations","params":{"user":"bob"}})" "\n");
-  while (engine_->waiting() == 0) ASSERT_NE(io_.run_one_for(seconds(5)), 0u);
+  say(fd, R"({"jsonrpc":"2.0","id":1,"method":"allocations","params":{"user":"bob"}})"
+          "\n");
+  while (engine_->waiting() == 0)
+    ASSERT_NE(io_.run_one_for(seconds(5)), 0u);
   const RecordingEngine::Command question = engine_->take();
   ASSERT_EQ(question.type(), CommandType::kQueryAllocation);
   EXPECT_EQ(engine_->waiting(), 0u) << "only those of bob are asked about";
@@ -325,13 +349,16 @@ TEST_F(ControlSocketTest, AllocationsShowTheCountersThatCoresReport) {
 
 TEST_F(ControlSocketTest, AllocationsComeInPagesThatTogetherAreAll) {
   for (int i = 0; i < 25; ++i)
-    allocate(client(("93.184.216.34:" + std::to_string(4000 + i)).c_str()), {}, static_cast<uint8_t>(i));
+    allocate(client(("93.184.216.34:" + std::to_string(4000 + i)).c_str()), {},
+             static_cast<uint8_t>(i));
   std::set<std::string> clients;
   json from = 0;
   int pages = 0;
   while (!from.is_null()) {
-    const json page = call("allocations", {{"limit", 10}, {"from", from}, {"counters", false}})["result"];
-    for (const json& a : page["allocations"]) clients.insert(a["client"]);
+    const json page =
+        call("allocations", {{"limit", 10}, {"from", from}, {"counters", false}})["result"];
+    for (const json& a : page["allocations"])
+      clients.insert(a["client"]);
     from = page["next"];
     ASSERT_LT(++pages, 10);
   }
@@ -387,10 +414,15 @@ TEST_F(ControlSocketTest, DropsNameEveryOutcomeWithItsCountPerCore) {
 
 TEST_F(ControlSocketTest, ExplainAsksTheCoreAndTellsItsVerdict) {
   const int fd = connect_client();
-  say(fd, json{{"jsonrpc", "2.0"}, {"id", 1}, {"method", "explain"},
-               {"params", {{"datagram", "udp 93.184.216.34:4000 -> 198.51.100.1:3478 channel 0x4001"}}}}
-              .dump() + "\n");
-  while (engine_->waiting() == 0) ASSERT_NE(io_.run_one_for(seconds(5)), 0u);
+  say(fd,
+      json{{"jsonrpc", "2.0"},
+           {"id", 1},
+           {"method", "explain"},
+           {"params", {{"datagram", "udp 93.184.216.34:4000 -> 198.51.100.1:3478 channel 0x4001"}}}}
+              .dump() +
+          "\n");
+  while (engine_->waiting() == 0)
+    ASSERT_NE(io_.run_one_for(seconds(5)), 0u);
   bool answered = false;
   while (engine_->waiting() != 0) {
     const RecordingEngine::Command question = engine_->take();
@@ -413,28 +445,33 @@ TEST(Explain, TextIsReadStrictly) {
   EXPECT_EQ(peer.query.peer, at("203.0.113.5:9"));
   EXPECT_EQ(parse_explain("udp 192.0.2.1:5 -> 192.0.2.2:6").error, "");
   EXPECT_EQ(parse_explain("udp 192.0.2.1:5 -> 192.0.2.2:6 channel 16384").query.channel, 0x4000);
-  for (const char* bad : {"", "udp", "udp 192.0.2.1:5", "udp 192.0.2.1:5 192.0.2.2:6",
-                          "tcp 192.0.2.1:5 -> 192.0.2.2:6", "udp 192.0.2.1:5 -> 192.0.2.2:6 channel",
-                          "udp 192.0.2.1:5 -> 192.0.2.2:6 channel 0x3fff",
-                          "udp 192.0.2.1:5 -> 192.0.2.2:6 channel 0x5000",
-                          "udp 192.0.2.1:5 -> 192.0.2.2:6 peer 1.2.3.4",
-                          "udp 192.0.2.1:5 -> 192.0.2.2:6 channel 0x4000 more"})
+  for (const char* bad :
+       {"", "udp", "udp 192.0.2.1:5", "udp 192.0.2.1:5 192.0.2.2:6",
+        "tcp 192.0.2.1:5 -> 192.0.2.2:6", "udp 192.0.2.1:5 -> 192.0.2.2:6 channel",
+        "udp 192.0.2.1:5 -> 192.0.2.2:6 channel 0x3fff",
+        "udp 192.0.2.1:5 -> 192.0.2.2:6 channel 0x5000",
+        "udp 192.0.2.1:5 -> 192.0.2.2:6 peer 1.2.3.4",
+        "udp 192.0.2.1:5 -> 192.0.2.2:6 channel 0x4000 more"})
     EXPECT_NE(parse_explain(bad).error, "") << bad;
 }
 
 TEST(AllocationIdText, RoundTripsAndRefusesRubbish) {
   const AllocationId id{3, {17, 4294967295u}};
   EXPECT_EQ(parse_allocation_id(format_allocation_id(id)), id);
-  for (const char* bad : {"", "1", "1.2", "1.2.", ".2.3", "1.2.3.4", "1.2.3x", "-1.2.3", "70000.1.1"})
+  for (const char* bad :
+       {"", "1", "1.2", "1.2.", ".2.3", "1.2.3.4", "1.2.3x", "-1.2.3", "70000.1.1"})
     EXPECT_FALSE(parse_allocation_id(bad)) << bad;
 }
 
 TEST_F(ControlSocketTest, AMintedCredentialMakesAnAllocation) {
   for (const char* algorithm : {"sha1", "sha256"}) {
-    const json minted = call("mint", {{"user", std::string("carol-") + algorithm}, {"ttl_seconds", 60}, {"algorithm", algorithm}})["result"];
+    const json minted = call("mint", {{"user", std::string("carol-") + algorithm},
+                                      {"ttl_seconds", 60},
+                                      {"algorithm", algorithm}})["result"];
     EXPECT_EQ(minted["username"], std::to_string(kTestUnixSeconds + 60) + ":carol-" + algorithm);
     const Credential who{.name = minted["username"], .password = minted["password"]};
-    const ClientTuple from = client(algorithm[3] == '1' ? "93.184.216.34:4000" : "93.184.216.34:4001");
+    const ClientTuple from =
+        client(algorithm[3] == '1' ? "93.184.216.34:4000" : "93.184.216.34:4001");
     const auto answer = allocate(from, who);
     ASSERT_TRUE(answer);
     EXPECT_EQ(answer->error, 0) << algorithm;
@@ -445,12 +482,16 @@ TEST_F(ControlSocketTest, AMintedCredentialMakesAnAllocation) {
 
 TEST_F(ControlSocketTest, UsersAreAddedListedAndRemoved) {
   const std::string realm = "stored.example.org";
-  EXPECT_EQ(call("user.add", {{"user", "dave"}, {"password", "pw"}, {"realm", realm}})["result"]["done"], true);
+  EXPECT_EQ(
+      call("user.add", {{"user", "dave"}, {"password", "pw"}, {"realm", realm}})["result"]["done"],
+      true);
   EXPECT_EQ(call("user.list", {{"realm", realm}})["result"]["users"], json({"dave"}));
   EXPECT_EQ(call("user.remove", {{"user", "dave"}, {"realm", realm}})["result"]["done"], true);
   EXPECT_EQ(error_code(call("user.remove", {{"user", "dave"}, {"realm", realm}})), -32001);
-  EXPECT_EQ(error_code(call("user.add", {{"user", "a"}, {"password", ""}, {"realm", realm}})), -32000);
-  EXPECT_EQ(error_code(call("user.add", {{"user", "a"}, {"password", "b"}})), -32000) << "no database";
+  EXPECT_EQ(error_code(call("user.add", {{"user", "a"}, {"password", ""}, {"realm", realm}})),
+            -32000);
+  EXPECT_EQ(error_code(call("user.add", {{"user", "a"}, {"password", "b"}})), -32000)
+      << "no database";
 }
 
 TEST_F(ControlSocketTest, AReloadThatIsRefusedSaysEveryReason) {
@@ -540,7 +581,8 @@ TEST_F(ControlLoopTest, AnEventPushedWhileItSleepsIsTaken) {
   std::thread core([&] {
     for (int i = 0; i < kEvents; ++i) {
       cores_.push();
-      while (seen <= i) std::this_thread::yield();
+      while (seen <= i)
+        std::this_thread::yield();
     }
   });
   EXPECT_EQ(loop.run(), 0);

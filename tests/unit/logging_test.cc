@@ -1,5 +1,5 @@
-// Log lines: one event is one line whatever a client put into it, JSON parses back, repeated warnings are
-// limited and told, and a slow reader costs lines, not time.
+// Log lines: one event is one line whatever a client put into it, JSON parses back, repeated
+// warnings are limited and told, and a slow reader costs lines, not time.
 #include "control/logging.h"
 
 #include <gtest/gtest.h>
@@ -69,10 +69,16 @@ TEST(Logging, ValuesThatNeedItAreQuotedAndEscaped) {
   EXPECT_EQ(value_of("a\"b\\c"), "\"a\\\"b\\\\c\"");
   EXPECT_EQ(value_of("a\nreason=none"), "\"a\\nreason=none\"");
   EXPECT_EQ(value_of("\x1b[2J"), "\"\\x1b[2J\"");
-  EXPECT_EQ(value_of("gr\xc3\xbc\xc3\x9f" "e"), "\"gr\xc3\xbc\xc3\x9f" "e\"");
+  EXPECT_EQ(value_of("gr\xc3\xbc\xc3\x9f"
+                     "e"),
+            "\"gr\xc3\xbc\xc3\x9f"
+            "e\"");
   EXPECT_EQ(value_of("\xff\xfe"), "\"\\xff\\xfe\"");
   EXPECT_EQ(value_of("\xc0\x80"), "\"\\xc0\\x80\"") << "overlong zero";
-  EXPECT_EQ(value_of("\xe2\x80\xae" "x"), "\"\\xe2\\x80\\xaex\"") << "right-to-left override";
+  EXPECT_EQ(value_of("\xe2\x80\xae"
+                     "x"),
+            "\"\\xe2\\x80\\xaex\"")
+      << "right-to-left override";
   EXPECT_EQ(value_of("\xe2\x80\xa8"), "\"\\xe2\\x80\\xa8\"") << "line separator";
   EXPECT_EQ(value_of("\xc2\x9b"), "\"\\xc2\\x9b\"") << "C1 control";
 }
@@ -92,7 +98,8 @@ TEST(Logging, RandomBytesNeverBreakTheLineInEitherFormat) {
   std::mt19937 random(seed);
   for (int i = 0; i < 2000; ++i) {
     std::string name(random() % 40, 0);
-    for (char& c : name) c = static_cast<char>(random());
+    for (char& c : name)
+      c = static_cast<char>(random());
     text.info("ended", {{"user", name}});
     json.info("ended", {{"user", name}});
   }
@@ -111,8 +118,11 @@ TEST(Logging, RandomBytesNeverBreakTheLineInEitherFormat) {
 TEST(Logging, JsonLinesCarryTypedFields) {
   const auto sink = std::make_shared<MemorySink>();
   Logger log(LogFormat::kJson, LogLevel::kInfo, sink);
-  log.info("allocation ended", {{"user", "al\"ice\n"}, {"bytes", uint64_t{1} << 63}, {"whole", true},
-                                {"seconds", 1.5}, {"delta", -3}});
+  log.info("allocation ended", {{"user", "al\"ice\n"},
+                                {"bytes", uint64_t{1} << 63},
+                                {"whole", true},
+                                {"seconds", 1.5},
+                                {"delta", -3}});
   const auto line = nlohmann::json::parse(sink->lines().at(0));
   EXPECT_EQ(line["message"], "allocation ended");
   EXPECT_EQ(line["level"], "info");
@@ -148,7 +158,8 @@ TEST(Logging, BelowTheLevelNothingIsWritten) {
 TEST(Logging, RepeatedEventsAreLimitedEachOnItsOwn) {
   const auto sink = std::make_shared<MemorySink>();
   Logger log(LogFormat::kText, LogLevel::kInfo, sink);
-  for (int i = 0; i < 1000; ++i) log.limited(LogLevel::kWarning, "one", {{"i", i}});
+  for (int i = 0; i < 1000; ++i)
+    log.limited(LogLevel::kWarning, "one", {{"i", i}});
   EXPECT_EQ(sink->lines().size(), kLogBurst);
   log.limited(LogLevel::kWarning, "another");
   EXPECT_EQ(sink->lines().size(), kLogBurst + 1);
@@ -161,7 +172,8 @@ TEST(Logging, AReaderThatDoesNotReadCostsLinesAndIsCounted) {
   sink->block(true);
   log.info("first");
   sink->wait_until_writing();
-  for (size_t i = 0; i < kLogQueueLines + 100; ++i) log.info("more");
+  for (size_t i = 0; i < kLogQueueLines + 100; ++i)
+    log.info("more");
   EXPECT_GE(log.dropped(), 99u);
   sink->block(false);
   log.flush();

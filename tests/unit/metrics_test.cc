@@ -1,4 +1,5 @@
-// The metrics page by a strict reader of the text format, and the HTTP listener over real connections.
+// The metrics page by a strict reader of the text format, and the HTTP listener over real
+// connections.
 #include "control/metrics.h"
 
 #include <arpa/inet.h>
@@ -12,8 +13,8 @@
 #include <set>
 #include <sstream>
 
-#include <boost/asio/io_context.hpp>
 #include <spdlog/sinks/null_sink.h>
+#include <boost/asio/io_context.hpp>
 
 #include "control/health.h"
 #include "control/logging.h"
@@ -56,7 +57,8 @@ void read_page(const std::string& page, Samples& out) {
     ASSERT_TRUE(std::regex_match(line, parts, kSample)) << line;
     ASSERT_EQ(parts[1].str(), family) << line;
     ASSERT_TRUE(family.starts_with("culvert_") || family.starts_with("process_")) << line;
-    ASSERT_TRUE(out.emplace(parts[1].str() + parts[2].str(), std::stod(parts[6].str())).second) << line;
+    ASSERT_TRUE(out.emplace(parts[1].str() + parts[2].str(), std::stod(parts[6].str())).second)
+        << line;
   }
 }
 
@@ -86,8 +88,8 @@ TEST_F(MetricsTest, ThePageIsWellFormedAndHasEveryOutcomeOnEveryCore) {
   for (const OutcomeInfo& o : kOutcomeInfo) {
     constexpr const char* kSeverity[] = {"ok", "normal", "notice", "hostile"};
     for (const char* core : {"0", "1"}) {
-      const std::string key = std::string("culvert_outcomes_total{core=\"") + core + "\",outcome=\"" +
-                              std::string(o.name) + "\",severity=\"" +
+      const std::string key = std::string("culvert_outcomes_total{core=\"") + core +
+                              "\",outcome=\"" + std::string(o.name) + "\",severity=\"" +
                               kSeverity[static_cast<size_t>(o.severity)] + "\"}";
       EXPECT_TRUE(s.contains(key)) << key;
     }
@@ -142,8 +144,9 @@ TEST_F(MetricsTest, TheOperationsGuideExplainsEveryOutcomeMetricAndMethod) {
     const std::string name = line.substr(7, line.find(' ', 7) - 7);
     EXPECT_NE(guide.find("| `" + name + "` ("), std::string::npos) << name;
   }
-  for (const char* command : {"status", "allocations", "drops", "cores", "explain", "drain", "reload", "close",
-                              "mint", "user add", "user list", "user remove", "config", "limits", "schema"}) {
+  for (const char* command :
+       {"status", "allocations", "drops", "cores", "explain", "drain", "reload", "close", "mint",
+        "user add", "user list", "user remove", "config", "limits", "schema"}) {
     EXPECT_NE(guide.find("`" + std::string(command) + "`"), std::string::npos) << command;
   }
 }
@@ -161,7 +164,8 @@ TEST(Watchdog, ACoreThatDoesNotLoopIsNoticedAndForgiven) {
   RecordingEngine engine(2);
   CoreWatchdog watchdog;
   CoreWatchdog::Clock::time_point now{std::chrono::hours(1)};
-  for (CoreId core = 0; core < 2; ++core) engine.mutable_stats(core).loops.add(1);
+  for (CoreId core = 0; core < 2; ++core)
+    engine.mutable_stats(core).loops.add(1);
   EXPECT_EQ(watchdog.look(engine, now).stalled, 0u);
   now += kCoreStall;
   engine.mutable_stats(0).loops.add(1);
@@ -198,9 +202,12 @@ class HealthTest : public ::testing::Test {
       io_.poll();
       char chunk[4096];
       const ssize_t n = recv(fd, chunk, sizeof chunk, MSG_DONTWAIT);
-      if (n > 0) out.append(chunk, static_cast<size_t>(n));
-      else if (n == 0 || errno != EAGAIN) break;
-      else if (!enough.empty() && out.find(enough) != std::string::npos) break;
+      if (n > 0)
+        out.append(chunk, static_cast<size_t>(n));
+      else if (n == 0 || errno != EAGAIN)
+        break;
+      else if (!enough.empty() && out.find(enough) != std::string::npos)
+        break;
       else if (io_.run_one_for(std::chrono::seconds(5)) == 0) {
         ADD_FAILURE() << "no answer to " << request.substr(0, 40);
         break;

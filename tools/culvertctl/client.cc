@@ -33,7 +33,9 @@ ControlClient::ControlClient(const std::string& path) : path_(path) {
   throw Unreachable("control socket " + path + ": " + std::strerror(error) + hint);
 }
 
-ControlClient::~ControlClient() { close(fd_); }
+ControlClient::~ControlClient() {
+  close(fd_);
+}
 
 std::string ControlClient::read_line() {
   for (;;) {

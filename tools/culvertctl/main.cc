@@ -1,5 +1,6 @@
-// culvertctl: the operator's hand on a running culvertd, over its control socket. `mint --secret` and
-// `user ... --database` also work without one. Everything printed for people is available as JSON.
+// culvertctl: the operator's hand on a running culvertd, over its control socket. `mint --secret`
+// and `user ... --database` also work without one. Everything printed for people is available as
+// JSON.
 #include <termios.h>
 #include <unistd.h>
 
@@ -24,7 +25,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kOk = 0;
-constexpr int kRefused = 1;      // the daemon said no, or the offline work failed
+constexpr int kRefused = 1;  // the daemon said no, or the offline work failed
 constexpr int kUsage = 2;
 constexpr int kUnreachable = 3;  // no daemon there
 
@@ -95,7 +96,8 @@ int run_allocations(const Options& o) {
     const size_t left = o.limit - all["allocations"].size();
     params["limit"] = std::min<size_t>(left, kMaxAllocationPage);
     json page = client.call("allocations", params);
-    for (json& a : page["allocations"]) all["allocations"].push_back(std::move(a));
+    for (json& a : page["allocations"])
+      all["allocations"].push_back(std::move(a));
     all["next"] = page["next"];
     if (page["next"].is_null() || all["allocations"].size() >= o.limit) break;
     params["from"] = page["next"];
@@ -111,7 +113,8 @@ int run_close(const Options& o) {
   add_filter(params, "id", o.id);
   if (o.all) params["all"] = true;
   const json answer = ControlClient(o.socket).call("close", params);
-  print(o, answer, "closed " + std::to_string(answer.value("closed", size_t{0})) + " allocations\n");
+  print(o, answer,
+        "closed " + std::to_string(answer.value("closed", size_t{0})) + " allocations\n");
   return kOk;
 }
 
@@ -166,7 +169,8 @@ int run_user(const Options& o, AccountRequest::Verb verb) {
   std::string text = "done\n";
   if (verb == Verb::kList) {
     text.clear();
-    for (const json& name : answer["users"]) text += printable(name.get<std::string>()) + "\n";
+    for (const json& name : answer["users"])
+      text += printable(name.get<std::string>()) + "\n";
     if (text.empty()) text = "no users\n";
   }
   print(o, answer, text);
@@ -178,10 +182,9 @@ int run_mint(Options& o) {
   json answer;
   if (!o.secret.empty()) {
     const uint64_t expires = static_cast<uint64_t>(std::time(nullptr)) + o.ttl;
-    const crypto::MintedCredential minted =
-        crypto::mint_rest(o.secret, expires, o.user,
-                          o.algorithm == "sha256" ? crypto::HashKind::kSha256
-                                                  : crypto::HashKind::kSha1);
+    const crypto::MintedCredential minted = crypto::mint_rest(
+        o.secret, expires, o.user,
+        o.algorithm == "sha256" ? crypto::HashKind::kSha256 : crypto::HashKind::kSha1);
     answer = {{"username", minted.username},
               {"password", minted.password},
               {"expires_unix_seconds", expires}};
@@ -191,8 +194,9 @@ int run_mint(Options& o) {
     add_filter(params, "realm", o.realm);
     answer = ControlClient(o.socket).call("mint", params);
   }
-  print(o, answer, "username " + answer["username"].get<std::string>() + "\npassword " +
-                       answer["password"].get<std::string>() + "\n");
+  print(o, answer,
+        "username " + answer["username"].get<std::string>() + "\npassword " +
+            answer["password"].get<std::string>() + "\n");
   return kOk;
 }
 
@@ -244,41 +248,40 @@ class Program {
   }
 
   void add_views() {
-    command("status", "what the relay is doing", [this] {
-      return run_simple(o_, "status", json::object(), render_status);
-    });
-    CLI::App* allocations =
-        command("allocations", "live allocations with their counters", [this] { return run_allocations(o_); });
+    command("status", "what the relay is doing",
+            [this] { return run_simple(o_, "status", json::object(), render_status); });
+    CLI::App* allocations = command("allocations", "live allocations with their counters",
+                                    [this] { return run_allocations(o_); });
     add_filter_options(allocations, o_);
-    allocations->add_option("--limit", o_.limit, "at most this many")->capture_default_str()->check(
-        CLI::Range(size_t{1}, size_t{kMaxConfiguredAllocations}));
-    allocations->add_flag("!--no-counters", o_.counters, "do not ask the cores for bytes and packets");
+    allocations->add_option("--limit", o_.limit, "at most this many")
+        ->capture_default_str()
+        ->check(CLI::Range(size_t{1}, size_t{kMaxConfiguredAllocations}));
+    allocations->add_flag("!--no-counters", o_.counters,
+                          "do not ask the cores for bytes and packets");
     CLI::App* drops = command("drops", "datagrams that were not forwarded, by reason", [this] {
       return run_simple(o_, "drops", {{"per_core", o_.per_core}},
                         [this](const json& d) { return render_drops(d, o_.all, o_.per_core); });
     });
     drops->add_flag("--all", o_.all, "every outcome, also forwarded ones and zeros");
     drops->add_flag("--per-core", o_.per_core, "one column for each core");
-    command("cores", "the fast cores' counters", [this] {
-      return run_simple(o_, "cores", json::object(), render_cores);
-    });
+    command("cores", "the fast cores' counters",
+            [this] { return run_simple(o_, "cores", json::object(), render_cores); });
     CLI::App* explain = command("explain", "what would happen to a datagram", [this] {
       return run_simple(o_, "explain", {{"datagram", o_.datagram}}, render_explain);
     });
-    explain->add_option("datagram", o_.datagram,
-                        "\"udp FROM -> TO [channel N | peer ADDRESS:PORT]\": TO is a listener, or a "
-                        "relayed address when FROM is a peer")
+    explain
+        ->add_option("datagram", o_.datagram,
+                     "\"udp FROM -> TO [channel N | peer ADDRESS:PORT]\": TO is a listener, or a "
+                     "relayed address when FROM is a peer")
         ->required();
     command("config", "the effective configuration, secrets masked", [this] {
       return run_simple(o_, "config", json::object(),
                         [](const json& c) { return c.value("toml", ""); });
     });
-    command("limits", "limits derived from the configuration, and which one binds", [this] {
-      return run_simple(o_, "limits", json::object(), render_object);
-    });
-    command("schema", "the control socket's methods and their parameters (JSON)", [this] {
-      return run_simple(o_, "schema", json::object(), dump);
-    });
+    command("limits", "limits derived from the configuration, and which one binds",
+            [this] { return run_simple(o_, "limits", json::object(), render_object); });
+    command("schema", "the control socket's methods and their parameters (JSON)",
+            [this] { return run_simple(o_, "schema", json::object(), dump); });
   }
 
   void add_orders() {
@@ -292,7 +295,8 @@ class Program {
     command("reload", "read the configuration file again; all of it or nothing", [this] {
       return run_simple(o_, "reload", json::object(), [](const json& a) {
         std::string text = "applied\n";
-        for (const json& m : a.value("messages", json::array())) text += "  " + m.get<std::string>() + "\n";
+        for (const json& m : a.value("messages", json::array()))
+          text += "  " + m.get<std::string>() + "\n";
         return text;
       });
     });
@@ -323,20 +327,23 @@ class Program {
     CLI::App* user = app_.add_subcommand("user", "users in a realm's SQLite database");
     user->fallthrough();
     user->require_subcommand(1);
-    user->footer("The database keeps keys derived from the password, never the password.\n"
-                 "With --database the file is changed directly; a running daemon notices within a second.");
+    user->footer(
+        "The database keeps keys derived from the password, never the password.\n"
+        "With --database the file is changed directly; a running daemon notices within a second.");
     const auto common = [this](CLI::App* sub) {
       sub->add_option("--realm", o_.realm, "the realm; the default realm if left out");
       sub->add_option("--database", o_.database, "work on this file, ask no daemon");
     };
-    CLI::App* add = command("add", "add a user, or change the password",
-                            [this] { return run_user(o_, Verb::kAdd); }, user);
+    CLI::App* add = command(
+        "add", "add a user, or change the password", [this] { return run_user(o_, Verb::kAdd); },
+        user);
     add->add_option("name", o_.user, "user name")->required();
     add->add_flag("--password-stdin", o_.password_stdin, "read the password from standard input");
     common(add);
-    common(command("list", "names of all users", [this] { return run_user(o_, Verb::kList); }, user));
-    CLI::App* remove = command("remove", "remove a user",
-                               [this] { return run_user(o_, Verb::kRemove); }, user);
+    common(command(
+        "list", "names of all users", [this] { return run_user(o_, Verb::kList); }, user));
+    CLI::App* remove = command(
+        "remove", "remove a user", [this] { return run_user(o_, Verb::kRemove); }, user);
     remove->add_option("name", o_.user, "user name")->required();
     common(remove);
   }

@@ -39,12 +39,15 @@ namespace {
 Table::Table(std::vector<std::string> head, std::vector<bool> right)
     : rows_{std::move(head)}, right_(std::move(right)) {}
 
-void Table::add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+void Table::add(std::vector<std::string> row) {
+  rows_.push_back(std::move(row));
+}
 
 std::string Table::text() const {
   std::vector<size_t> widths(rows_.front().size());
   for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width(row[i]));
+    for (size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], width(row[i]));
   }
   std::string out;
   for (const auto& row : rows_) {
@@ -110,7 +113,8 @@ std::string printable(const std::string& text) {
 std::string render_status(const json& s) {
   std::string out = "culvertd " + text_of(s, "version") + ", " + text_of(s, "state") +
                     (s.value("healthy", true) ? "" : ", A CORE STANDS STILL") + ", up " +
-                    with_time(s.value("uptime_seconds", 0.0)) + ", process " + text_of(s, "pid") + "\n";
+                    with_time(s.value("uptime_seconds", 0.0)) + ", process " + text_of(s, "pid") +
+                    "\n";
   out += "driver " + text_of(s, "driver") + ", " + text_of(s, "cores") + " cores\n";
   for (const json& l : s.value("listeners", json::array()))
     out += "listens on " + text_of(l, "address") + " realm " + text_of(l, "realm") + "\n";
@@ -121,7 +125,8 @@ std::string render_status(const json& s) {
   }
   out += "allocations " + with_commas(number(s, "allocations")) + " of " +
          with_commas(number(s, "max_allocations")) + ", relayed ports free " +
-         with_commas(number(s, "ports_free")) + " of " + with_commas(number(s, "ports_total")) + "\n";
+         with_commas(number(s, "ports_free")) + " of " + with_commas(number(s, "ports_total")) +
+         "\n";
   const json traffic = s.value("traffic", json::object());
   out += "received " + with_commas(number(traffic, "received_packets")) + " datagrams (" +
          with_bytes(number(traffic, "received_bytes")) + "), sent " +
@@ -134,23 +139,26 @@ std::string render_status(const json& s) {
          with_commas(number(turn, "refreshes")) + "\n";
   std::string errors;
   for (const auto& [code, count] : turn.value("errors", json::object()).items()) {
-    if (count.get<uint64_t>() != 0) errors += "  " + code + ": " + with_commas(count.get<uint64_t>());
+    if (count.get<uint64_t>() != 0)
+      errors += "  " + code + ": " + with_commas(count.get<uint64_t>());
   }
   if (!errors.empty()) out += "error responses" + errors + "\n";
   return out;
 }
 
 std::string render_allocations(const json& answer) {
-  Table table({"ID", "USER", "CLIENT", "RELAYED", "AGE", "LEFT", "TO PEER", "TO CLIENT", "PERM", "CHAN"},
-              {false, false, false, false, true, true, true, true, true, true});
+  Table table(
+      {"ID", "USER", "CLIENT", "RELAYED", "AGE", "LEFT", "TO PEER", "TO CLIENT", "PERM", "CHAN"},
+      {false, false, false, false, true, true, true, true, true, true});
   const json& list = answer.at("allocations");
   for (const json& a : list) {
     const bool counted = a.contains("bytes_to_peer");
     table.add({text_of(a, "id"), text_of(a, "user"), text_of(a, "client"), relayed(a),
-               with_time(a.value("age_seconds", 0.0)), with_time(a.value("expires_in_seconds", 0.0)),
+               with_time(a.value("age_seconds", 0.0)),
+               with_time(a.value("expires_in_seconds", 0.0)),
                counted ? with_bytes(number(a, "bytes_to_peer")) : "-",
-               counted ? with_bytes(number(a, "bytes_to_client")) : "-",
-               text_of(a, "permissions"), text_of(a, "channels")});
+               counted ? with_bytes(number(a, "bytes_to_client")) : "-", text_of(a, "permissions"),
+               text_of(a, "channels")});
   }
   if (list.empty()) return "no allocations\n";
   return table.text();
@@ -160,9 +168,11 @@ std::string render_drops(const json& drops, bool all, bool per_core) {
   std::vector<std::string> head = {"COUNT", "SEVERITY", "OUTCOME", "MEANING"};
   std::vector<bool> right = {true, false, false, false};
   const json& list = drops.at("outcomes");
-  const size_t cores = per_core && !list.empty() ? list.front().value("cores", json::array()).size() : 0;
+  const size_t cores =
+      per_core && !list.empty() ? list.front().value("cores", json::array()).size() : 0;
   for (size_t core = 0; core < cores; ++core) {
-    head.insert(head.begin() + 1 + static_cast<std::ptrdiff_t>(core), "CORE " + std::to_string(core));
+    head.insert(head.begin() + 1 + static_cast<std::ptrdiff_t>(core),
+                "CORE " + std::to_string(core));
     right.insert(right.begin() + 1, true);
   }
   Table table(std::move(head), std::move(right));
@@ -174,16 +184,15 @@ std::string render_drops(const json& drops, bool all, bool per_core) {
     std::vector<std::string> row = {with_commas(total)};
     for (size_t core = 0; core < cores; ++core)
       row.push_back(with_commas(o["cores"][core].get<uint64_t>()));
-    row.insert(row.end(), {text_of(o, "severity"), text_of(o, "outcome"),
-                           o.value("text", "")});
+    row.insert(row.end(), {text_of(o, "severity"), text_of(o, "outcome"), o.value("text", "")});
     table.add(std::move(row));
   }
   return any ? table.text() : "nothing was dropped (--all shows every outcome)\n";
 }
 
 std::string render_cores(const json& cores) {
-  Table table({"CORE", "ALLOCS", "PERMS", "CHANS", "PORTS", "RECEIVED", "SENT", "FAILED", "HANDED IN",
-               "IDLE", "STATE"},
+  Table table({"CORE", "ALLOCS", "PERMS", "CHANS", "PORTS", "RECEIVED", "SENT", "FAILED",
+               "HANDED IN", "IDLE", "STATE"},
               {true, true, true, true, true, true, true, true, true, true, false});
   for (const json& c : cores.at("cores")) {
     const uint64_t loops = std::max<uint64_t>(number(c, "loops"), 1);
@@ -199,7 +208,8 @@ std::string render_cores(const json& cores) {
 }
 
 std::string render_explain(const json& r) {
-  std::string out = text_of(r, "outcome") + " (" + text_of(r, "severity") + "): " + r.value("text", "") + "\n";
+  std::string out =
+      text_of(r, "outcome") + " (" + text_of(r, "severity") + "): " + r.value("text", "") + "\n";
   if (!r["to"].is_null()) out += "  sent to " + text_of(r, "to");
   if (!r["from_relay"].is_null()) out += " from " + text_of(r, "from_relay");
   if (!r["to"].is_null() || !r["from_relay"].is_null()) out += "\n";
@@ -224,10 +234,15 @@ std::string render_object(const json& object) {
   Table table({"KEY", "VALUE"}, {false, false});
   std::string lists;
   for (const auto& [key, value] : object.items()) {
-    if (value.is_number_unsigned()) table.add({key, with_commas(value.get<uint64_t>())});
-    else if (value.is_string()) table.add({key, printable(value.get<std::string>())});
-    else if (!value.is_structured()) table.add({key, value.dump()});
-    else lists += "\n" + key + ":\n" + (value.is_array() ? value.dump(2) + "\n" : render_object(value));
+    if (value.is_number_unsigned())
+      table.add({key, with_commas(value.get<uint64_t>())});
+    else if (value.is_string())
+      table.add({key, printable(value.get<std::string>())});
+    else if (!value.is_structured())
+      table.add({key, value.dump()});
+    else
+      lists +=
+          "\n" + key + ":\n" + (value.is_array() ? value.dump(2) + "\n" : render_object(value));
   }
   return table.text() + lists;
 }

@@ -1,4 +1,5 @@
-// Answers of the control socket as text for people: aligned tables, units, nothing else. Pure functions.
+// Answers of the control socket as text for people: aligned tables, units, nothing else. Pure
+// functions.
 #pragma once
 
 #include <cstdint>

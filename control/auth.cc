@@ -1,6 +1,7 @@
 #include "control/auth.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "crypto/credentials.h"
@@ -102,30 +103,44 @@ struct Authenticator::Candidate {
   TimedName timed;
 };
 
+// The candidates of a shared-secret username: by each secret SHA-1 first, which is what services
+// mint. Derives the account of one of them. False: there is no such account (OpaqueString).
+bool Authenticator::derive_candidate(const RealmState& realm, std::string_view username,
+                                     size_t candidate, StoredAccount& out) {
+  const bool sha256 = candidate % 2 != 0;
+  const std::string password =
+      crypto::rest_password(realm.secrets[candidate / 2], username, sha256);
+  return make_account(username, realm.name, password, out);
+}
+
 bool Authenticator::verify_timed(const stun::Message& request, const RealmState& realm,
                                  uint16_t realm_index, const Candidate& who,
                                  PasswordAlgorithm algorithm, AuthResult& out) {
   const UserId known = users_.find(realm_index, who.username);
-  if (known != kNoUser && users_[known].has_derived_keys &&
-      users_[known].secrets_epoch == realm.secrets_epoch) {
+  const bool kept = known != kNoUser && users_[known].has_derived_keys &&
+                    users_[known].secrets_epoch == realm.secrets_epoch;
+  if (kept) {
     const User& user = users_[known];
     out.integrity.key = integrity_key(user.md5_key, user.sha256_key, algorithm);
-    return integrity_holds(request, out.integrity.key);
+    if (integrity_holds(request, out.integrity.key)) return true;
   }
-  for (const std::string& secret : realm.secrets) {
-    for (const bool sha256 : {false, true}) {  // SHA-1 first: it is what services mint
-      StoredAccount account;
-      const std::string password = crypto::rest_password(secret, who.username, sha256);
-      if (!make_account(who.username, realm.name, password, account)) return false;
-      out.integrity.key = integrity_key(account.md5_key, account.sha256_key, algorithm);
-      if (!integrity_holds(request, out.integrity.key)) continue;
-      User& user = users_[users_.obtain(realm_index, who.username, who.timed.account)];
-      user.has_derived_keys = true;
-      user.secrets_epoch = realm.secrets_epoch;
-      user.md5_key = account.md5_key;
-      user.sha256_key = account.sha256_key;
-      return true;
-    }
+  // One username may be minted by SHA-1 and by SHA-256, and by either secret while they are being
+  // changed; all of those passwords are good at once. So a mismatch with the kept keys tries the
+  // others: no dearer for us than a wrong password under a name that we keep nothing of.
+  for (size_t i = 0; i < timed_candidates(realm); ++i) {
+    if (kept && users_[known].derived_candidate == i) continue;
+    StoredAccount account;
+    if (!derive_candidate(realm, who.username, i, account)) return false;
+    out.integrity.key = integrity_key(account.md5_key, account.sha256_key, algorithm);
+    if (!integrity_holds(request, out.integrity.key)) continue;
+    User& user = users_[users_.obtain(realm_index, who.username, who.timed.account)];
+    user.has_derived_keys = true;
+    static_assert(kMaxTimedCandidates <= std::numeric_limits<uint8_t>::max());
+    user.derived_candidate = static_cast<uint8_t>(i);
+    user.secrets_epoch = realm.secrets_epoch;
+    user.md5_key = account.md5_key;
+    user.sha256_key = account.sha256_key;
+    return true;
   }
   return false;
 }
@@ -186,17 +201,29 @@ AuthResult Authenticator::check(const stun::Message& request, const RealmState& 
   return out;
 }
 
-bool Authenticator::keys_of(UserId id, const RealmState& realm, Md5Key& md5,
-                            Sha256Key& sha256) const {
+std::optional<ResponseIntegrity> Authenticator::signature_of(const stun::Message& unsent,
+                                                             UserId id,
+                                                             const RealmState& realm) const {
+  ResponseIntegrity out;
+  out.sha256 = unsent.has(AttributeSlot::kMessageIntegritySha256);
+  const auto made_with = [&](const Md5Key& md5, const Sha256Key& sha256) {
+    for (const auto algorithm : {PasswordAlgorithm::kMd5, PasswordAlgorithm::kSha256}) {
+      out.key = integrity_key(md5, sha256, algorithm);
+      if (integrity_holds(unsent, out.key)) return true;
+    }
+    return false;
+  };
   const User& user = users_[id];
-  if (const StoredAccount* account = realm.find(user.name)) {
-    md5 = account->md5_key;
-    sha256 = account->sha256_key;
-    return true;
+  if (const StoredAccount* account = realm.find(user.name))
+    return made_with(account->md5_key, account->sha256_key) ? std::optional(out) : std::nullopt;
+  if (!user.has_derived_keys) return std::nullopt;
+  if (made_with(user.md5_key, user.sha256_key)) return out;
+  for (size_t i = 0; i < timed_candidates(realm); ++i) {
+    StoredAccount account;
+    if (!derive_candidate(realm, user.name, i, account)) break;
+    if (made_with(account.md5_key, account.sha256_key)) return out;
   }
-  md5 = user.md5_key;
-  sha256 = user.sha256_key;
-  return user.has_derived_keys;
+  return std::nullopt;
 }
 
 bool integrity_holds(const stun::Message& message, const IntegrityKey& key) {

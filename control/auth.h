@@ -10,10 +10,13 @@
 // too.
 //
 // No oracle: an unknown user costs the same HMAC, against a key nobody knows, as a known one. State
-// is made only after integrity was right: the derived keys of a time-limited user.
+// is made only after integrity was right: the derived keys of a time-limited user, those of the
+// password seen last. Cost: one HMAC; under a time-limited name whose keys are not kept, or that
+// comes with another of its passwords, at most kMaxTimedCandidates derivations.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +33,11 @@ class Random;
 }
 
 namespace culvert {
+
+// Passwords that one shared secret gives one username: by SHA-1 and by SHA-256.
+inline constexpr size_t kHashesPerSecret = 2;
+// What a request with a time-limited username costs at most, right or wrong: 2 secrets * 2 hashes.
+inline constexpr size_t kMaxTimedCandidates = kMaxSecretsPerRealm * kHashesPerSecret;
 
 // A realm as it is served now.
 struct RealmState {
@@ -89,16 +97,23 @@ class Authenticator {
                                  uint16_t realm_index, const NonceCheck& nonce, bool nonce_valid,
                                  UserId live_user, uint64_t unix_seconds);
 
-  // The keys of a user for an answer that was not made while handling its request. False: gone
-  // since.
-  [[nodiscard]] bool keys_of(UserId user, const RealmState& realm, Md5Key& md5,
-                             Sha256Key& sha256) const;
+  // By which of a user's keys, and with which attribute, an answer of ours was signed that was then
+  // not sent: for its replacement, made when its request is gone. Nothing: the user is gone since.
+  [[nodiscard]] std::optional<ResponseIntegrity> signature_of(const stun::Message& unsent,
+                                                              UserId user,
+                                                              const RealmState& realm) const;
 
  private:
   struct Candidate;
   [[nodiscard]] bool verify_timed(const stun::Message& request, const RealmState& realm,
                                   uint16_t realm_index, const Candidate& who,
                                   PasswordAlgorithm algorithm, AuthResult& out);
+
+  [[nodiscard]] static size_t timed_candidates(const RealmState& realm) {
+    return realm.secrets.size() * kHashesPerSecret;
+  }
+  [[nodiscard]] static bool derive_candidate(const RealmState& realm, std::string_view username,
+                                             size_t candidate, StoredAccount& out);
 
   UserTable& users_;
   Md5Key dummy_md5_{};

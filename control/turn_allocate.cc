@@ -339,9 +339,8 @@ void TurnServer::Impl::on_install_failed(uint32_t index, const CommandFailed& ev
 // signed is found by trying them, so that nothing need be kept per request.
 std::optional<Reply> TurnServer::Impl::reopen(CoreId core, const ClientTuple& client, UserId user,
                                               const stun::Message& unsent) const {
-  Md5Key md5;
-  Sha256Key sha256;
-  if (!auth_.keys_of(user, realms_[users_[user].realm], md5, sha256)) return std::nullopt;
+  const auto signature = auth_.signature_of(unsent, user, realms_[users_[user].realm]);
+  if (!signature) return std::nullopt;
   Reply reply;
   reply.core = core;
   reply.client = client;
@@ -349,12 +348,8 @@ std::optional<Reply> TurnServer::Impl::reopen(CoreId core, const ClientTuple& cl
   reply.transaction = unsent.transaction_id();
   reply.fingerprint = unsent.has(AttributeSlot::kFingerprint);
   reply.authenticated = true;
-  reply.integrity.sha256 = unsent.has(AttributeSlot::kMessageIntegritySha256);
-  for (const auto algorithm : {PasswordAlgorithm::kMd5, PasswordAlgorithm::kSha256}) {
-    reply.integrity.key = integrity_key(md5, sha256, algorithm);
-    if (integrity_holds(unsent, reply.integrity.key)) return reply;
-  }
-  return std::nullopt;
+  reply.integrity = *signature;
+  return reply;
 }
 
 }  // namespace culvert

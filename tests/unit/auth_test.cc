@@ -382,6 +382,54 @@ TEST_F(AuthTest, TimeLimitedCredentialsWorkBySha1AndSha256WithEitherSecretAndEit
   EXPECT_EQ(allocate(client("93.184.216.2:1"), wrong)->error, 401);
 }
 
+TEST_F(AuthTest, EveryPasswordOfOneTimeLimitedNameWorksWhileTheKeysOfAnotherAreKept) {
+  start_with_secrets({"new-secret", "old-secret"});
+  std::vector<Credential> passwords;
+  for (const char* secret : {"new-secret", "old-secret"}) {
+    for (const bool sha256 : {false, true})
+      passwords.push_back(timed(now_.unix_seconds + 100, secret, sha256));
+  }
+  const Credential wrong{passwords[0].name, "no-password-of-it"};
+  int port = 1;
+  const auto next = [&] {
+    return client(("93.184.216.1:" + std::to_string(port++)).c_str());
+  };
+  // Each after each other, so that every pair of kept and brought keys occurs.
+  for (const Credential& kept : passwords) {
+    for (const Credential& brought : passwords) {
+      ASSERT_EQ(allocate(next(), kept)->error, 0);
+      const auto from = next();
+      ASSERT_EQ(allocate(from, brought)->error, 0) << kept.password << " " << brought.password;
+      ASSERT_EQ(allocate(next(), kept)->error, 0);
+      ASSERT_EQ(allocate(next(), wrong)->error, 401) << "the kept keys are no free pass";
+      ClientRequest refresh(stun::kRefresh, 2);
+      const auto answer = ask(refresh.u32(Attribute::kLifetime, 0), from, brought);
+      ASSERT_TRUE(answer && answer->error == 0);
+      EXPECT_TRUE(integrity_holds(answer->message, brought.key())) << "signed as it was asked";
+    }
+  }
+  EXPECT_EQ(server_->stats().known_users, 2u) << "the name and its account";
+}
+
+TEST_F(AuthTest, ARefusalByTheCoreIsSignedAsItsRequestWasThoughAnotherPasswordCameBetween) {
+  start_with_secrets({"s3cret"});
+  const Credential first = timed(now_.unix_seconds + 100, "s3cret", false);
+  const Credential second = timed(now_.unix_seconds + 100, "s3cret", true);
+  // The Allocate's command is on its way while the same name authenticates by its other password.
+  ClientRequest slow(stun::kAllocate);
+  slow.udp();
+  const auto from = client("93.184.216.1:1");
+  inject(sign(slow, first, from), from);
+  ASSERT_EQ(engine_->waiting(), 1u);
+  const RecordingEngine::Command install = engine_->take();
+  ASSERT_EQ(allocate(client("93.184.216.1:2"), second)->error, 0);
+  fail(install, ApplyError::kTableFull);
+  const auto answer = collect();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->error, 508);
+  EXPECT_TRUE(integrity_holds(answer->message, first.key()));
+}
+
 TEST_F(AuthTest, AnExpiredCredentialIs401WithAChallengeAndMakesNoState) {
   start_with_secrets({"s3cret"});
   const auto r = allocate(client(), timed(now_.unix_seconds, "s3cret"));

@@ -219,7 +219,9 @@ class Program {
   Program() : app_("Looks into and steers a running culvertd.", "culvertctl") {
     app_.footer(kExamples);
     app_.set_version_flag("--version", CULVERT_VERSION);
-    app_.add_option("--socket", o_.socket, "the daemon's control socket")->capture_default_str();
+    // The second name is the one that culvertd has for it.
+    app_.add_option("--socket,--control-socket", o_.socket, "the daemon's control socket")
+        ->capture_default_str();
     app_.add_flag("--json", o_.json_output, "print the daemon's answer as JSON");
     app_.require_subcommand(1);
     app_.fallthrough();

@@ -138,7 +138,8 @@ std::string render_status(const json& s) {
          with_commas(number(turn, "allocations_made")) + ", refreshes " +
          with_commas(number(turn, "refreshes")) + "\n";
   std::string errors;
-  for (const auto& [code, count] : turn.value("errors", json::object()).items()) {
+  const json codes = turn.value("errors", json::object());  // items() only refers to it
+  for (const auto& [code, count] : codes.items()) {
     if (count.get<uint64_t>() != 0)
       errors += "  " + code + ": " + with_commas(count.get<uint64_t>());
   }

@@ -201,8 +201,7 @@ AuthResult Authenticator::check(const stun::Message& request, const RealmState& 
   return out;
 }
 
-std::optional<ResponseIntegrity> Authenticator::signature_of(const stun::Message& unsent,
-                                                             UserId id,
+std::optional<ResponseIntegrity> Authenticator::signature_of(const stun::Message& unsent, UserId id,
                                                              const RealmState& realm) const {
   ResponseIntegrity out;
   out.sha256 = unsent.has(AttributeSlot::kMessageIntegritySha256);

@@ -47,7 +47,7 @@ struct User {
   // instead, so that a reload takes effect at once.
   bool has_derived_keys = false;
   uint8_t derived_candidate = 0;  // which secret and hash they are of (Authenticator counts)
-  uint32_t secrets_epoch = 0;  // of the realm, when derived
+  uint32_t secrets_epoch = 0;     // of the realm, when derived
   Md5Key md5_key{};
   Sha256Key sha256_key{};
 

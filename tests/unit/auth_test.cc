@@ -391,9 +391,7 @@ TEST_F(AuthTest, EveryPasswordOfOneTimeLimitedNameWorksWhileTheKeysOfAnotherAreK
   }
   const Credential wrong{passwords[0].name, "no-password-of-it"};
   int port = 1;
-  const auto next = [&] {
-    return client(("93.184.216.1:" + std::to_string(port++)).c_str());
-  };
+  const auto next = [&] { return client(("93.184.216.1:" + std::to_string(port++)).c_str()); };
   // Each after each other, so that every pair of kept and brought keys occurs.
   for (const Credential& kept : passwords) {
     for (const Credential& brought : passwords) {

@@ -306,6 +306,7 @@ class MessageView {
  public:
   explicit MessageView(const RingSlot* at) : at_(at) { std::memcpy(static_cast<void*>(&header_), at, sizeof header_); }
   [[nodiscard]] uint16_t type() const { return header_.type; }
+  [[nodiscard]] uint16_t slots() const { return header_.slots; }
   template <RingMessage T>
   [[nodiscard]] T as() const {
     T out;

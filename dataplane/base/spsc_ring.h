@@ -62,6 +62,13 @@ class SpscRing {
     reserved_ = skip + count;
     return &slots_[reserved_start_ & mask_];
   }
+  // Producer: whether reserve(count) would succeed and leave `spare` slots besides. Stays true until the
+  // producer writes: the consumer only makes room.
+  [[nodiscard]] bool can_reserve(uint32_t count, uint32_t spare = 0) {
+    const uint32_t head = producer_.index.load(std::memory_order_relaxed);
+    const uint32_t to_end = capacity() - (head & mask_);
+    return has_room(head, (count > to_end ? to_end : 0) + count + spare);
+  }
   void commit() {
     const uint32_t head = producer_.index.load(std::memory_order_relaxed);
     producer_.index.store(head + reserved_, std::memory_order_release);

@@ -112,9 +112,13 @@ class Worker {
   uint32_t apply_commands(const Snapshot& snapshot, Ticks now) {
     uint32_t applied = 0;
     while (applied < kMaxCommandsPerLoop) {
-      const RingSlot* at = mailbox_.commands.read();
+      const RingSlot* at = mailbox_.commands.front();
       if (at == nullptr) break;
       const MessageView view(at);
+      // Applied only when control can be told that it failed: what control holds for it (ports, a place
+      // in quotas) is given back by that event alone. It is never longer than the command.
+      if (!mailbox_.events.can_reserve(view.slots())) break;
+      (void)mailbox_.commands.read();
       apply(snapshot, view, now);
       core_.stats.applied_sequence.set(view.as<CommandHead>().sequence);
       ++applied;
@@ -168,7 +172,7 @@ class Worker {
     event.client = client;
     event.at = now;
     core_.wake_control = true;
-    // A full ring loses only the error answer: the client asks again.
+    // apply_commands() has looked for room.
     if (!ring_write(mailbox_.events, event, response)) core_.stats.events_dropped.add(1);
   }
 

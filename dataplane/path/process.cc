@@ -47,7 +47,7 @@ void process(CoreState& core, const Snapshot& snapshot, Ticks now, std::span<con
   uint64_t bytes = 0;
   uint32_t handed_in = 0;
   for (const RxDatagram& rx : in) {
-    bytes += rx.length;
+    if (rx.handed_over == 0) bytes += rx.length;  // else its first core has counted them
     handed_in += rx.handed_over;
   }
   core.stats.received_packets.add(in.size() - handed_in);

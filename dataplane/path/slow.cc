@@ -16,6 +16,8 @@ constexpr uint16_t kUnknownAttribute = 420;
 constexpr uint16_t kAllocationMismatch = 437;
 // What a challenge costs at least (100 bytes of answer for 20 of request): what a refund gives back.
 constexpr uint32_t kChallengeCost = 100;
+// One part in this many of the ring to control is not for requests.
+constexpr uint32_t kEventRingSpareShare = 8;
 
 [[nodiscard]] uint32_t headers_of(const IpAddress& ip) { return ip.is_v4() ? 20 + 8 : 40 + 8; }
 
@@ -113,19 +115,26 @@ void to_control(PathContext& path, const RxDatagram& rx, const stun::Message& me
   CoreState& core = path.core;
   const Snapshot& snapshot = path.snapshot;
   const Listener& listener = snapshot.listeners[rx.listener];
-  const bool valid = message.has(AttributeSlot::kNonce) &&
-                     check_nonce(snapshot.nonce_keys, listener.realm, rx.source,
-                                 message.value(AttributeSlot::kNonce),
-                                 snapshot.nonce_lifetime_seconds)
-                             .state == NonceState::kValid;
+  NonceState nonce = NonceState::kForeign;
+  if (message.has(AttributeSlot::kNonce))
+    nonce = check_nonce(snapshot.nonce_keys, listener.realm, rx.source,
+                        message.value(AttributeSlot::kNonce), snapshot.nonce_lifetime_seconds)
+                .state;
+  const bool valid = nonce == NonceState::kValid;
   ReplyBudgetBuckets& budget = core.flows.budget;
-  if (!valid && !budget.admit_bad_nonce(snapshot.reply_budget, path.now))
+  // An old nonce of ours is no stranger's: a flood of invented ones must not keep live clients from the
+  // 438 that lets them refresh.
+  if (nonce == NonceState::kForeign && !budget.admit_bad_nonce(snapshot.reply_budget, path.now))
     return core.count(Outcome::k_bad_nonce_budget);
+  // Requests leave room for what control must hear: failed commands and the ends of allocations.
+  const size_t slots = kFixedSlots + (message.bytes().size() + sizeof(RingSlot) - 1) / sizeof(RingSlot);
+  const bool room = core.events->can_reserve(static_cast<uint32_t>(slots),
+                                             core.events->capacity() / kEventRingSpareShare);
   Request event;
   event.client = ClientTuple{rx.source, rx.listener, 0};
   event.nonce_valid = valid ? 1 : 0;
   event.at = path.now;
-  if (!ring_write(*core.events, event, message.bytes())) {
+  if (!room || !ring_write(*core.events, event, message.bytes())) {
     core.stats.events_dropped.add(1);
     return core.count(Outcome::k_control_busy);
   }

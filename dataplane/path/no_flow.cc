@@ -22,7 +22,10 @@ constexpr size_t kMaxUdpPayload = 65507;
 }
 
 // A client's datagram whose allocation lives on another core (a used reservation).
+// One that was already handed over goes no further: two redirects that point at each other must not pass
+// it on for ever.
 [[nodiscard]] bool redirected(PathContext& path, const RxDatagram& rx, const ClientTuple& client) {
+  if (rx.handed_over != 0) return false;
   const uint32_t slot = path.core.flows.find_redirect(client);
   if (slot == kNoSlot) return false;
   hand_off(path, rx, path.core.flows.redirects[slot].owner, Outcome::k_handoff_reservation);

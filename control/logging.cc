@@ -204,7 +204,9 @@ void append_log_value(std::string& out, std::string_view value) {
 }
 
 Logger::Logger(const LogConfig& config)
-    : Logger(config.format, config.level, make_sink(config.target)) {}
+    : Logger(config.format, config.level, make_sink(config.target)) {
+  to_stderr_ = config.target == "stderr";
+}
 
 Logger::Logger(LogFormat format, LogLevel level, spdlog::sink_ptr sink)
     : format_(format),
@@ -226,6 +228,15 @@ void Logger::start_writer() {
                                                    spdlog::async_overflow_policy::overrun_oldest);
   logger_->set_pattern("%v");
   logger_->set_level(spdlog::level::trace);
+  // An error may be our last words; everything else waits for push(), many lines in one write.
+  logger_->flush_on(spdlog::level::err);
+  if (to_stderr_) (void)setvbuf(stderr, nullptr, _IOFBF, kLogWriteBytes);
+}
+
+void Logger::push() {
+  if (pool_ == nullptr || !unpushed_) return;
+  unpushed_ = false;
+  logger_->flush();  // queued behind the lines
 }
 
 void Logger::flush() {
@@ -291,6 +302,7 @@ void Logger::write(LogLevel level, std::string_view message, LogFields fields,
       line_ += ",\"suppressed\":" + std::to_string(suppressed) + "}";
     }
   }
+  unpushed_ = true;
   logger_->log(spdlog_level(level), spdlog::string_view_t(line_.data(), line_.size()));
 }
 

@@ -32,6 +32,8 @@ inline constexpr size_t kMaxLogValueBytes = 600;
 // Lines waiting for the writer: at 200 bytes each 1.6 MiB, and half a second of the most
 // allocations that one control thread ends.
 inline constexpr size_t kLogQueueLines = 8192;
+// Text gathered before it is written whatever the time: 300 lines.
+inline constexpr size_t kLogWriteBytes = 64 * 1024;
 // A rate limited event writes this many lines per window, then only counts.
 inline constexpr uint32_t kLogBurst = 5;
 inline constexpr std::chrono::seconds kLogWindow{10};
@@ -101,6 +103,9 @@ class Logger {
   // key). The first line of the next window carries suppressed=N.
   void limited(LogLevel level, std::string_view message, LogFields fields = {});
 
+  // Asks the writer to hand what was logged since the last call to the system. The control loop's tick
+  // calls it, so a line is at most kControlTick late and a busy relay makes one write for many lines.
+  void push();
   // Everything logged so far has reached the sink when this returns (at exit; tests).
   void flush();
   // Lines lost because the sink was too slow.
@@ -126,6 +131,8 @@ class Logger {
   std::array<Limiter, kLogLimiters> limiters_{};
   size_t limiters_used_ = 0;
   std::string line_;  // reused
+  bool to_stderr_ = false;
+  bool unpushed_ = false;
 };
 
 }  // namespace culvert

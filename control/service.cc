@@ -201,6 +201,7 @@ ReloadOutcome Service::Impl::reload() {
 }
 
 void Service::Impl::on_tick() {
+  parts_.log.push();
   const CoreWatchdog::Change change =
       watchdog_.look(parts_.engine, std::chrono::steady_clock::now());
   if ((change.stalled | change.recovered) == 0) return;

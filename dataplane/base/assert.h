@@ -14,6 +14,7 @@ namespace culvert {
 [[noreturn, gnu::cold, gnu::noinline]] inline void ensure_failed(const char* expression,
                                                                  const char* file, int line) {
   std::fprintf(stderr, "culvert: invariant broken: %s at %s:%d\n", expression, file, line);
+  std::fflush(stderr);  // a daemon's stderr may be buffered
   std::abort();
 }
 

@@ -51,6 +51,7 @@ ListenerSockets::ListenerSockets(const Snapshot& snapshot, int receive_bytes, in
       spec.bind_to = {snapshot.addresses.at(listener.address).bound, listener.port};
       spec.receive_bytes = receive_bytes;
       spec.send_bytes = send_bytes;
+      spec.force_buffers = true;
       if (shared) {
         // SO_REUSEPORT would join a foreign group of the same user silently; an exclusive bind tells.
         const UdpSocketResult probe = open_udp_socket(spec);

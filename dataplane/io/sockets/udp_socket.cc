@@ -39,9 +39,9 @@ constexpr Option kIpv6Options[] = {
 
 // The forced form passes net.core.rmem_max but needs CAP_NET_ADMIN; the other is cut to that limit.
 // Neither can make the socket unusable, so a refusal is not an error.
-void set_buffer(int fd, int forced, int plain, int bytes) {
+void set_buffer(int fd, bool force, int forced, int plain, int bytes) {
   if (bytes <= 0) return;
-  if (!set(fd, SOL_SOCKET, forced, bytes)) (void)set(fd, SOL_SOCKET, plain, bytes);
+  if (!force || !set(fd, SOL_SOCKET, forced, bytes)) (void)set(fd, SOL_SOCKET, plain, bytes);
 }
 
 [[nodiscard]] const char* set_options(int fd, const UdpSocketSpec& spec) {
@@ -56,8 +56,8 @@ void set_buffer(int fd, int forced, int plain, int bytes) {
     if (v4 && !set(fd, IPPROTO_IP, IP_RECVERR, 1)) return "IP_RECVERR";
     if (!v4 && !set(fd, IPPROTO_IPV6, IPV6_RECVERR, 1)) return "IPV6_RECVERR";
   }
-  set_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, spec.receive_bytes);
-  set_buffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, spec.send_bytes);
+  set_buffer(fd, spec.force_buffers, SO_RCVBUFFORCE, SO_RCVBUF, spec.receive_bytes);
+  set_buffer(fd, spec.force_buffers, SO_SNDBUFFORCE, SO_SNDBUF, spec.send_bytes);
   return nullptr;
 }
 

@@ -56,6 +56,9 @@ struct UdpSocketSpec {
   bool report_errors = false;  // ICMP errors come to the error queue
   int receive_bytes = 0;       // SO_RCVBUF; 0: the system's default
   int send_bytes = 0;          // SO_SNDBUF; 0: the system's default
+  // Past net.core.rmem_max, which needs CAP_NET_ADMIN: for sockets opened at start. A relayed port is
+  // opened after privileges are gone, where asking would be a wasted system call each time.
+  bool force_buffers = false;
 };
 
 struct UdpSocketResult {

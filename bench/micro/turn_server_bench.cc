@@ -6,16 +6,22 @@
 //   hmac             the four HMACs of a cycle (two verified, two made)
 //   bad_nonce        a request with right integrity and a stale nonce (438), what bad_nonce budgets
 //   retransmission   an Allocate answered again
+//   whole            401, Allocate and Refresh 0 through the whole relay: simulated network and
+//                    driver, core, rings and control, on one thread
 #include <benchmark/benchmark.h>
 
 #include <string>
 #include <vector>
 
 #include "control/auth.h"
+#include "control/snapshot_builder.h"
 #include "control/turn_server.h"
 #include "crypto/random.h"
 #include "dataplane/api/nonce.h"
 #include "dataplane/api/recording_engine.h"
+#include "dataplane/core/ring_engine.h"
+#include "dataplane/core/worker.h"
+#include "dataplane/io/sim/sim_driver.h"
 #include "dataplane/wire/stun.h"
 
 namespace culvert {
@@ -182,6 +188,90 @@ void retransmission(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations());
 }
 BENCHMARK(retransmission);
+
+// Core, rings and control on one thread, turned by hand.
+class WholeRelay {
+ public:
+  explicit WholeRelay(bool sha256)
+      : config_(bench_config()),
+        network_(1, {}),
+        engine_({}, build_snapshot(config_, 1, NonceKeys{})),
+        server_(config_, engine_, random_, {}, now_),
+        card_(network_, engine_.snapshot(), {}),
+        driver_(card_, 0),
+        worker_(driver_, engine_.board(), 0, limits(config_), CoreSeeds{}, engine_.mutable_stats(0)) {
+    const ClientTuple from{client_, 0, 0};
+    allocate_ = request(stun::kAllocate, engine_.snapshot(), from, sha256);
+    remove_ = request(stun::kRefresh, engine_.snapshot(), from, sha256);
+    std::array<uint8_t, 64> buffer;
+    const stun::TransactionId id{};
+    stun::Builder first(buffer, stun::Class::kRequest, stun::kAllocate, id.data());
+    first.add_u32(stun::Attribute::kRequestedTransport, 17u << 24);
+    first_ = {first.bytes().begin(), first.bytes().end()};
+    socket_ = network_.open(client_);
+  }
+
+  [[nodiscard]] bool cycle() {
+    return ask(first_, stun::Class::kError) && ask(allocate_, stun::Class::kSuccess) &&
+           ask(remove_, stun::Class::kSuccess);
+  }
+  [[nodiscard]] bool empty() const { return server_.stats().allocations == 0; }
+
+ private:
+  [[nodiscard]] static CoreLimits limits(const Config& config) {
+    CoreLimits l;
+    l.allocations = config.limits.max_allocations;
+    l.permissions = l.narrow_channels = l.allocations * 4;
+    return l;
+  }
+  [[nodiscard]] bool ask(const std::vector<uint8_t>& message, stun::Class wanted) {
+    sim::Datagram out;
+    out.from = client_;
+    out.to = config_.listeners[0].address;
+    out.payload = message;
+    network_.send(out);
+    network_.advance_to(network_.now_us() + 1);
+    bool busy = true;
+    while (busy) {
+      busy = worker_.run_once() != 0;
+      busy |= server_.poll(now_);
+    }
+    network_.advance_to(network_.now_us() + 1);
+    sim::Datagram answer;
+    stun::Message parsed;
+    return network_.receive(socket_, answer) &&
+           stun::Message::parse(answer.payload, parsed) == stun::ParseError::kNone &&
+           parsed.message_class() == wanted;
+  }
+
+  const TransportAddress client_{IpAddress::v4(0x5db8d822), 10000};
+  Config config_;
+  sim::Network network_;
+  ControlTime now_{1'000'000, 1'767'225'600};
+  RingEngine engine_;
+  crypto::Random random_{1};
+  TurnServer server_;
+  sim::Card card_;
+  SimDriver driver_;
+  Worker<SimDriver> worker_;
+  sim::SocketId socket_ = 0;
+  std::vector<uint8_t> first_;
+  std::vector<uint8_t> allocate_;
+  std::vector<uint8_t> remove_;
+};
+
+void whole(benchmark::State& state) {
+  WholeRelay relay(state.range(0) != 0);
+  for (auto _ : state) {
+    if (!relay.cycle()) {
+      state.SkipWithError("a request was not answered as expected");
+      break;
+    }
+  }
+  if (!relay.empty()) state.SkipWithError("an allocation was left");
+  state.SetItemsProcessed(state.iterations());
+}
+BENCHMARK(whole)->ArgName("sha256")->Arg(0)->Arg(1);
 
 }  // namespace
 }  // namespace culvert

@@ -245,6 +245,8 @@ void TurnServer::Impl::refresh(const Call& call) {
 uint16_t TurnServer::Impl::judge_peer(const AllocationRecord& record, const IpAddress& peer,
                                       uint8_t& own_address) const {
   if ((record.live_legs() & leg_bit(peer.family)) == 0) return 443;
+  // Whatever the rules allow: the cores' tables know this spelling as IPv4.
+  if (peer.is_v4_mapped_v6()) return 403;
   const PeerVerdict verdict = policy_.judge(peer);
   own_address = verdict == PeerVerdict::kOwnRelay ? 1 : 0;
   return verdict == PeerVerdict::kDenied ? 403 : 0;

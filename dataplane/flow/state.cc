@@ -190,7 +190,8 @@ ApplyError FlowState::permit(uint32_t index, std::span<const PermissionPeer> pee
   Allocation& a = allocations[index];
   uint32_t fresh = 0;
   for (const PermissionPeer& peer : peers) {
-    if (!a.leg[leg_index(peer.ip.family)].relay.present()) return ApplyError::kFamilyMismatch;
+    if (!a.leg[leg_index(peer.ip.family)].relay.present() || peer.ip.is_v4_mapped_v6())
+      return ApplyError::kFamilyMismatch;
     if (find_permission(index, peer.ip) == kNoSlot) ++fresh;
   }
   if (!permission_table.has_room(fresh)) return ApplyError::kTableFull;
@@ -326,7 +327,8 @@ ApplyError FlowState::check_channel_free(uint32_t index, uint16_t channel,
 ApplyError FlowState::bind_channel(uint32_t index, const BindChannel& command, Ticks now) {
   Allocation& a = allocations[index];
   const TransportAddress& peer = command.peer;
-  if (!a.leg[leg_index(peer.ip.family)].relay.present()) return ApplyError::kFamilyMismatch;
+  if (!a.leg[leg_index(peer.ip.family)].relay.present() || peer.ip.is_v4_mapped_v6())
+    return ApplyError::kFamilyMismatch;
   const bool wide_flow = a.client.client.ip.is_v6() || peer.ip.is_v6();
 
   // The same channel number may stand in the other table, for a peer of the other family.

@@ -15,10 +15,7 @@ constexpr uint8_t kLastReservedChannelByte = 0x7f;
 
 // A source nobody can answer: port 0, or a v4-mapped address on an IPv6 packet.
 [[nodiscard]] bool is_martian(const TransportAddress& source) {
-  if (source.port == 0) return true;
-  if (source.ip.is_v4()) return false;
-  static constexpr uint8_t kMapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-  return std::memcmp(source.ip.bytes.data(), kMapped, sizeof kMapped) == 0;
+  return source.port == 0 || source.ip.is_v4_mapped_v6();
 }
 
 template <class MakeKey>

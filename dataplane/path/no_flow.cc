@@ -88,7 +88,9 @@ void handle_send(PathContext& path, const RxDatagram& rx, const stun::Message& m
   const AllocationLeg& leg = a.leg[leg_index(peer->ip.family)];
   if (!leg.relay.present()) return core.count(Outcome::k_family_mismatch);
   if (ticks_reached(path.now, leg.deadline)) return core.count(Outcome::k_expired_allocation);
-  const uint32_t slot = flows.find_permission(index, peer->ip);
+  // The permission of an IPv4 peer is not found by the mapped spelling of its address.
+  const uint32_t slot =
+      peer->ip.is_v4_mapped_v6() ? kNoSlot : flows.find_permission(index, peer->ip);
   if (slot == kNoSlot || ticks_reached(path.now, flows.permission_table[slot].deadline))
     return core.count(Outcome::k_no_permission);
   if (peer->port == 0) return core.count(Outcome::k_indication_malformed);

@@ -151,5 +151,16 @@ TEST(FlowState, MoreThanTheNamedLimitOfChannelsIsRefused) {
   EXPECT_EQ(last, ApplyError::kTableFull);
 }
 
+TEST(FlowState, AV4MappedPeerOfTheIpv6FamilyIsRefused) {
+  // Permissions of both families share a table in which the mapped form means IPv4: taken as given, its
+  // channels would be looked for in the wrong flow table.
+  TestCore core;
+  core.allocate(0, at("192.0.2.1:1000"), 50000, 50001);
+  EXPECT_EQ(core.permit(0, "::ffff:93.184.216.34"), ApplyError::kFamilyMismatch);
+  EXPECT_EQ(core.bind(0, 0x4000, "[::ffff:93.184.216.34]:9"), ApplyError::kFamilyMismatch);
+  EXPECT_EQ(core.state->flows.permission_table.size(), 0u);
+  EXPECT_EQ(core.state->flows.wide.size(), 0u);
+}
+
 }  // namespace
 }  // namespace culvert::test

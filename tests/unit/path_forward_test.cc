@@ -82,6 +82,16 @@ TEST(Forward, AnotherPortOfABoundPeerBecomesADataIndication) {  // row 83
   EXPECT_EQ(Bytes(data.begin(), data.end()), in);
 }
 
+TEST(Forward, ASendToAV4MappedAddressDoesNotUseTheIpv4PeersPermission) {
+  TestCore core;
+  core.allocate(0, kClient, 50000, 50001);
+  ASSERT_EQ(core.permit(0, "192.0.2.99"), ApplyError::kNone);
+  const Bytes in = send_indication(at("[::ffff:192.0.2.99]:7000"), bytes_of("x"));
+  EXPECT_TRUE(core.run(core.from_client(kClient, in)).empty());
+  EXPECT_EQ(core.outcome(Outcome::k_no_permission), 1u);
+  EXPECT_TRUE(core.conserved());
+}
+
 TEST(Forward, SendIndicationsNeedAPermissionAndNothingElse) {
   TestCore core;
   core.allocate(0, kClient, 50000);

@@ -611,6 +611,22 @@ TEST_F(TurnTest, ForbiddenPeersAre403InPermissionsAndChannels) {
   }
 }
 
+TEST_F(TurnTest, AV4MappedPeerIs403WhateverTheOperatorAllows) {
+  Config config = test_config();
+  config.peers.default_deny = false;
+  config.peers.allow = {{ip("::"), 0}, {ip("::ffff:0:0"), 96}};
+  start(config);
+  ClientRequest dual(stun::kAllocate);
+  dual.udp().u32(Attribute::kAdditionalAddressFamily, kIpv6Family);
+  ASSERT_TRUE(ask(dual, client()));
+  ClientRequest permission(stun::kCreatePermission, 2);
+  permission.peer("[::ffff:93.184.216.35]:80");
+  EXPECT_EQ(code(permission, client()), 403);
+  ClientRequest channel(stun::kChannelBind, 3);
+  channel.peer("[::ffff:93.184.216.35]:80").u32(Attribute::kChannelNumber, 0x4000u << 16);
+  EXPECT_EQ(code(channel, client()), 403);
+}
+
 // T70
 TEST_F(TurnTest, AFullPermissionTableIs508SignedLikeTheAnswerItReplaces) {
   ASSERT_TRUE(allocate(client()));

@@ -777,6 +777,46 @@ TEST_F(TurnTest, ALostCommandLeavesNoState) {
   EXPECT_EQ(allocate(client())->error, 0);
 }
 
+// A core names no client when the allocation is over: control knows it as long as its record lives.
+TEST_F(TurnTest, ALateRequestIsAnsweredWhereItsClientIsOrNotAtAll) {
+  ASSERT_TRUE(allocate(client()));
+  ClientRequest r(stun::kRefresh, 2);
+  inject(sign(r, {}, client()), client());
+  const auto late = engine_->take();
+  CommandFailed failed;
+  failed.command = late.type();
+  failed.error = ApplyError::kNoSuchAllocation;
+  failed.cookie = late.head().cookie;
+  failed.handle = late.as<RefreshAllocation>().handle;
+  ASSERT_TRUE(engine_->inject(0, failed, late.payload));
+  server_->poll(now_);
+  ASSERT_EQ(engine_->waiting(), 1u);
+  EXPECT_EQ(engine_->take().as<SendReply>().client, client());
+
+  AllocationEnded ended;
+  ended.handle = failed.handle;
+  ASSERT_TRUE(engine_->inject(0, ended));
+  ASSERT_TRUE(engine_->inject(0, failed, late.payload));
+  server_->poll(now_);
+  EXPECT_EQ(engine_->waiting(), 0u) << "an answer to nobody's address";
+}
+
+TEST_F(TurnTest, AnAllocationClosedWhileItsPortIsRefusedIsNotInstalledAgain) {
+  ClientRequest r(stun::kAllocate);
+  r.udp();
+  inject(sign(r, {}, client()), client());
+  const auto install = engine_->take();
+  EXPECT_EQ(server_->close_if([](const AllocationInfo&) { return true; }), 1u);
+  (void)engine_->take();  // the removal, which will find nothing
+  fail(install, ApplyError::kPortInUse, kLegIpv4);
+  last_.clear();
+  const auto answer = collect();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->error, 508);
+  EXPECT_TRUE(sent<InstallAllocation>().empty()) << "it could be neither used nor closed again";
+  expect_empty();
+}
+
 TEST_F(TurnTest, AReservationSurvivesALostInstallation) {
   ClientRequest first(stun::kAllocate);
   first.udp().bytes(Attribute::kEvenPort, {0x80});

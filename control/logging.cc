@@ -1,7 +1,12 @@
 #include "control/logging.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 #include <stdexcept>
 #include <utility>
@@ -13,6 +18,9 @@
 namespace culvert {
 
 namespace {
+
+// It names users and addresses, so it is for its owner and the group that reads logs.
+constexpr mode_t kLogFileMode = 0640;
 
 struct CodePoint {
   uint32_t value = 0;
@@ -181,6 +189,12 @@ void append_json_line(std::string& out, LogLevel level, std::string_view message
 [[nodiscard]] spdlog::sink_ptr make_sink(const std::string& target) {
   if (target == "stderr") return std::make_shared<spdlog::sinks::stderr_sink_mt>();
   if (target == "stdout") return std::make_shared<spdlog::sinks::stdout_sink_mt>();
+  // Opened once by ourselves: spdlog would make missing folders, and a file that everyone may read.
+  const int fd = open(target.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, kLogFileMode);
+  if (fd < 0)
+    throw std::runtime_error("log.target: " + target +
+                             " cannot be opened: " + std::strerror(errno));
+  close(fd);
   try {
     return std::make_shared<spdlog::sinks::basic_file_sink_mt>(target);
   } catch (const spdlog::spdlog_ex& e) {

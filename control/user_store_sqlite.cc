@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -34,6 +36,31 @@ PRAGMA user_version = 1;
 COMMIT;
 )";
 static_assert(kApplicationId == 1131768950 && kSchemaVersion == 1);
+
+// Makes the file where it is missing: SQLite would make it readable by everyone. Made by root it is
+// given to its folder's owner (the daemon's account, of /var/lib/culvert), who has to read it.
+void make_file(const std::string& path) {
+  const auto failed = [&] {
+    return std::runtime_error("user database " + path +
+                              " cannot be opened: " + std::string(std::strerror(errno)));
+  };
+  int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0 && errno == EEXIST) {
+    fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) throw failed();
+    ::close(fd);
+    return;
+  }
+  if (fd < 0) throw failed();
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  struct stat info {};
+  const bool given = geteuid() != 0 || (stat(folder.c_str(), &info) == 0 &&
+                                        ::fchown(fd, info.st_uid, info.st_gid) == 0);
+  const auto error = failed();
+  ::close(fd);
+  if (!given) throw error;
+}
 
 }  // namespace
 
@@ -98,12 +125,10 @@ void UserStore::execute(const char* sql) const {
 
 UserStore::UserStore(const std::string& path, Mode mode) : path_(path) {
   if (mode == Mode::kWrite) {
-    // SQLite would create it readable by everyone.
-    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0)
-      throw std::runtime_error("user database " + path +
-                               " cannot be opened: " + std::string(std::strerror(errno)));
-    ::close(fd);
+    make_file(path);
+  } else if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
+    throw std::runtime_error("user database " + path +
+                             " does not exist yet: `culvertctl user add` makes it");
   }
   const int flags = mode == Mode::kWrite ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY;
   const int rc = sqlite3_open_v2(path.c_str(), &db_, flags | SQLITE_OPEN_NOMUTEX, nullptr);

@@ -1,8 +1,9 @@
-// A user's bandwidth among cores. Each core polices its share by itself; every kRebalanceMs the
-// shares follow what each core was asked to carry. The shares of one user always sum to its rate at
-// most, so over any time t a user passes at most rate * t + cores * burst + rate * d, d being how
-// much longer a core that loses share takes to hear of it than one that gains (a command's way,
-// well below 1 ms, or kRebalanceMs when a ring is full).
+// A user's bandwidth, and the whole relay's (limits.total_bandwidth), among cores. Each core
+// polices its share by itself; every kRebalanceMs the shares follow what each core was asked to
+// carry. The shares of one user always sum to its rate at most, so over any time t a user passes at
+// most rate * t + cores * burst + rate * d, d being how much longer a core that loses share takes
+// to hear of it than one that gains (a command's way, well below 1 ms, or kRebalanceMs when a ring
+// is full).
 #include <algorithm>
 
 #include "control/turn_impl.h"
@@ -20,13 +21,13 @@ constexpr uint64_t kMinBurstBytes = 65536;
 
 }  // namespace
 
-bool TurnServer::Impl::send_policer(CoreId core, User& account, uint64_t rate) {
+bool TurnServer::Impl::send_policer(CoreId core, Shared shared, uint64_t rate) {
   SetPolicer command;
-  command.policer = account.policer;
+  command.policer = shared.policer;
   command.rate_bytes_per_second = rate;
   command.burst_bytes = rate == 0 ? 0 : std::max(rate / kBurstsPerSecond, kMinBurstBytes);
   if (!engine_.send(core, command)) return false;
-  account.shares[core].rate = rate;
+  shared.shares[core].rate = rate;
   return true;
 }
 
@@ -57,9 +58,11 @@ bool TurnServer::Impl::join_bandwidth(uint32_t index) {
   for (CoreId core = 0; core < cores_; ++core) {
     BandwidthShare& other = account.shares[core];
     if (core != core_of(index) && other.allocations > 0)
-      static_cast<void>(send_policer(core, account, std::min(other.rate, rate / busy)));
+      static_cast<void>(
+          send_policer(core, {account.policer, account.shares}, std::min(other.rate, rate / busy)));
   }
-  return send_policer(core_of(index), account, rate == 0 ? 0 : std::max<uint64_t>(1, rate / busy));
+  return send_policer(core_of(index), {account.policer, account.shares},
+                      rate == 0 ? 0 : std::max<uint64_t>(1, rate / busy));
 }
 
 void TurnServer::Impl::leave_bandwidth(uint32_t index) {
@@ -81,21 +84,29 @@ void TurnServer::Impl::leave_bandwidth(uint32_t index) {
 
 void TurnServer::Impl::rebalance() {
   for (const UserId id : limited_)
-    share_bandwidth(users_[id]);
+    share_bandwidth({users_[id].policer, users_[id].shares},
+                    realms_[users_[id].realm].user_bandwidth);
+  if (shares_whole()) share_bandwidth({0, whole_shares_}, config_.limits.total_bandwidth);
 }
 
-void TurnServer::Impl::share_bandwidth(User& account) {
-  const uint64_t rate = realms_[account.realm].user_bandwidth;
+// Also while cores still have a limit that a reload has taken away.
+bool TurnServer::Impl::shares_whole() const {
+  return config_.limits.total_bandwidth != 0 ||
+         std::any_of(whole_shares_.begin(), whole_shares_.end(),
+                     [](const BandwidthShare& s) { return s.rate != 0; });
+}
+
+void TurnServer::Impl::share_bandwidth(Shared shared, uint64_t rate) {
   std::array<uint64_t, kMaxCores> weight{};
   uint64_t busy = 0;
   uint64_t asked_total = 0;
   for (CoreId core = 0; core < cores_; ++core) {
-    BandwidthShare& share = account.shares[core];
+    BandwidthShare& share = shared.shares[core];
     if (share.allocations == 0) continue;
     ++busy;
     const Counter* bytes = engine_.policer_bytes(core);
     if (bytes == nullptr) continue;
-    const uint64_t now = bytes[account.policer].get();
+    const uint64_t now = bytes[shared.policer].get();
     weight[core] = now - share.seen_bytes;
     share.seen_bytes = now;
     asked_total += weight[core];
@@ -103,7 +114,7 @@ void TurnServer::Impl::share_bandwidth(User& account) {
   // Losers first, then winners: the sum stays below the rate in between.
   for (const bool winners : {false, true}) {
     for (CoreId core = 0; core < cores_; ++core) {
-      BandwidthShare& share = account.shares[core];
+      BandwidthShare& share = shared.shares[core];
       if (share.allocations == 0) continue;
       uint64_t target = 0;
       if (rate != 0) {
@@ -117,7 +128,7 @@ void TurnServer::Impl::share_bandwidth(User& account) {
       // Zero means unlimited, the most of all.
       const bool wins = target == 0 || (share.rate != 0 && target > share.rate);
       if (target != share.rate && wins == winners)
-        static_cast<void>(send_policer(core, account, target));
+        static_cast<void>(send_policer(core, shared, target));
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "control/auth.h"
+#include "control/auth_failures.h"
 #include "control/index_map.h"
 #include "control/peer_policy.h"
 #include "control/ports.h"
@@ -164,8 +165,14 @@ class TurnServer::Impl {
   bool join_bandwidth(uint32_t record);
   void leave_bandwidth(uint32_t record);
   void rebalance();
-  void share_bandwidth(User& account);
-  bool send_policer(CoreId core, User& account, uint64_t rate);
+  // What one policer's rate is shared by: an account's, or (policer 0) the whole relay's.
+  struct Shared {
+    uint32_t policer;
+    std::span<BandwidthShare> shares;  // by core
+  };
+  void share_bandwidth(Shared shared, uint64_t rate);
+  bool send_policer(CoreId core, Shared shared, uint64_t rate);
+  [[nodiscard]] bool shares_whole() const;
 
   // ---- turn_requests.cc
   void on_request(CoreId core, const Request& event, std::span<const uint8_t> payload);
@@ -240,6 +247,7 @@ class TurnServer::Impl {
   std::vector<AllocationRecord> records_;
   std::vector<uint32_t> free_records_;  // by core: first of its free list
   SipKey hash_key_;
+  AuthFailures failures_;
   IndexMap by_client_;
   uint32_t live_ = 0;  // records in use
   std::unordered_map<uint64_t, Reservation> reservations_;
@@ -254,6 +262,7 @@ class TurnServer::Impl {
   std::vector<UserId> limited_;  // accounts with a policer
   std::vector<uint32_t> free_policers_;
   uint32_t policers_made_ = 0;
+  std::vector<BandwidthShare> whole_shares_;  // limits.total_bandwidth; every core has a part
 
   NonceKeys nonce_keys_;
   uint64_t keys_rotate_ms_ = 0;

@@ -131,8 +131,18 @@ void TurnServer::Impl::on_request(CoreId core, const Request& event,
       check_nonce(nonce_keys_, realm, event.client.client, message.value(AttributeSlot::kNonce),
                   config_.limits.nonce_lifetime_seconds);
   const UserId live_user = record == kNoRecord ? kNoUser : records_[record].user;
+  // The address is proven by a nonce of ours; who has an allocation here is heard in any case.
+  const bool stranger = record == kNoRecord && nonce.state != NonceState::kForeign;
+  const IpAddress& source = event.client.client.ip;
+  if (stranger && failures_.exhausted(source, now_.ms)) {
+    ++stats_.requests_silenced;
+    return;
+  }
   const AuthResult auth = auth_.check(message, realms_[realm], realm, nonce, event.nonce_valid != 0,
                                       live_user, now_.unix_seconds);
+  if (auth.error == 401 && stranger && failures_.count(source, now_.ms) && hooks_.notice)
+    hooks_.notice("too many failed authentications from " + source.to_string() +
+                  ": its requests are dropped for a while");
   if (auth.error != 0) return send_auth_error(reply, realm, auth.error);
   reply.authenticated = true;
   reply.integrity = auth.integrity;

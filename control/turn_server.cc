@@ -29,6 +29,7 @@ TurnServer::Impl::Impl(const Config& config, Engine& engine, crypto::Random& ran
       records_(size_t{per_core_} * cores_),
       free_records_(cores_, kNoRecord),
       hash_key_{random.u64(), random.u64()},
+      failures_({random.u64(), random.u64()}),
       by_client_(per_core_ * cores_) {
   if (config.relay_addresses.empty()) throw std::runtime_error("no relay address is configured");
   for (size_t i = 0; i < config.relay_addresses.size(); ++i) {
@@ -46,8 +47,11 @@ TurnServer::Impl::Impl(const Config& config, Engine& engine, crypto::Random& ran
   nonce_keys_ = fresh_keys();
   keys_rotate_ms_ = now.ms + uint64_t{config.limits.nonce_lifetime_seconds} * 1000;
   next_rebalance_ms_ = now.ms + kRebalanceMs;
+  // One allocation in each: every core counts as busy.
+  whole_shares_.assign(cores_, BandwidthShare{1, 0, 0});
   load_realms(config);
   publish();
+  rebalance();
 }
 
 NonceKeys TurnServer::Impl::fresh_keys() {
@@ -374,7 +378,7 @@ uint64_t TurnServer::Impl::next_due_ms() const {
   uint64_t due = std::min(next_publish_ms_, keys_rotate_ms_);
   if (!reservation_expiry_.empty()) due = std::min(due, reservation_expiry_.front().at_ms);
   if (!question_expiry_.empty()) due = std::min(due, question_expiry_.front().at_ms);
-  if (!limited_.empty()) due = std::min(due, next_rebalance_ms_);
+  if (!limited_.empty() || shares_whole()) due = std::min(due, next_rebalance_ms_);
   if (!deferred_.empty() || closes_wanted_ != 0) due = std::min(due, now_.ms + 1);
   return due;
 }

@@ -1,10 +1,10 @@
-// What control and a fast core say to each other. Every message is a fixed part of 128 bytes (two ring
-// slots) that starts with a MessageHeader, then `payload_len` bytes. Plain data, no pointers.
+// What control and a fast core say to each other. Every message is a fixed part of 128 bytes (two
+// ring slots) that starts with a MessageHeader, then `payload_len` bytes. Plain data, no pointers.
 //
 // The rule that makes answers safe: the success response of a request travels *inside* the command
 // that makes it true. The core applies the command and only then sends those bytes to the client
-// (DESIGN 5). When it cannot apply it, nothing changes and a CommandFailed event brings the bytes back
-// so that control can answer with an error.
+// (DESIGN 5). When it cannot apply it, nothing changes and a CommandFailed event brings the bytes
+// back so that control can answer with an error.
 //
 // Who knows what: control owns users, quotas, ports, nonces' keys and the map from 5-tuple to
 // allocation. The core owns permissions, channels, expiry and counters.
@@ -71,8 +71,8 @@ enum class CommandType : uint16_t {
 
 struct CommandHead {
   MessageHeader header;
-  uint32_t sequence = 0;   // filled in by the engine; the core publishes the last one applied
-  uint32_t cookie = 0;     // returned in events; control's own meaning
+  uint32_t sequence = 0;  // filled in by the engine; the core publishes the last one applied
+  uint32_t cookie = 0;    // returned in events; control's own meaning
 };
 
 // Payload: the Allocate success response.
@@ -83,11 +83,11 @@ struct InstallAllocation : CommandHead {
   RelayLeg ipv4;
   RelayLeg ipv6;
   uint32_t lifetime_ms = 0;
-  uint32_t policer = 0;          // 0: unlimited
-  uint16_t ingress_core = 0;     // where the client's packets arrive; differs from the owner only
-                                 // for a used reservation
-  uint8_t reserve_next = 0;      // EVEN-PORT R=1: hold port + 1 as well
-  uint8_t port_already_open = 0; // the leg is a held reservation
+  uint32_t policer = 0;           // 0: unlimited
+  uint16_t ingress_core = 0;      // where the client's packets arrive; differs from the owner only
+                                  // for a used reservation
+  uint8_t reserve_next = 0;       // EVEN-PORT R=1: hold port + 1 as well
+  uint8_t port_already_open = 0;  // the leg is a held reservation
 };
 
 // Payload: the Refresh success response.
@@ -158,7 +158,7 @@ struct RemoveRedirect : CommandHead {
   ClientTuple client;
 };
 
-// rate 0: unlimited. Both directions of all of a user's allocations on this core share one bucket.
+// Policer 0: everything on this core together. rate 0: unlimited. Both directions of all of a user's allocations on this core share one bucket.
 struct SetPolicer : CommandHead {
   static constexpr auto kType = CommandType::kSetPolicer;
   uint32_t policer = 0;
@@ -172,13 +172,14 @@ struct QueryAllocation : CommandHead {
   AllocationHandle handle;
 };
 
-// What would happen to a datagram from `from` to `listener` (or, if to_relay, to that relayed port)?
+// What would happen to a datagram from `from` to `listener` (or, if to_relay, to that relayed
+// port)?
 struct Explain : CommandHead {
   static constexpr auto kType = CommandType::kExplain;
   TransportAddress from;
   uint16_t listener = 0;
-  RelayLeg relay;         // used when present()
-  uint16_t channel = 0;   // ChannelData on this number; 0: a Send indication to `peer`
+  RelayLeg relay;        // used when present()
+  uint16_t channel = 0;  // ChannelData on this number; 0: a Send indication to `peer`
   TransportAddress peer;
 };
 
@@ -202,17 +203,17 @@ struct EventHead {
 struct Request : EventHead {
   static constexpr auto kType = EventType::kRequest;
   ClientTuple client;
-  uint8_t nonce_valid = 0;   // nonce is ours, for this client address, and young enough
+  uint8_t nonce_valid = 0;  // nonce is ours, for this client address, and young enough
   uint8_t reserved[3] = {};
 };
 
 enum class ApplyError : uint8_t {
   kNone = 0,
-  kNoSuchAllocation,   // ended before the command came: 437
-  kPortInUse,          // the operating system refused the port: draw another
-  kTableFull,          // 508
-  kChannelConflict,    // channel bound to another peer, or peer to another channel: 400
-  kFamilyMismatch,     // no relayed address of the peer's family: 443
+  kNoSuchAllocation,  // ended before the command came: 437
+  kPortInUse,         // the operating system refused the port: draw another
+  kTableFull,         // 508
+  kChannelConflict,   // channel bound to another peer, or peer to another channel: 400
+  kFamilyMismatch,    // no relayed address of the peer's family: 443
   kCount,
 };
 
@@ -221,7 +222,7 @@ struct CommandFailed : EventHead {
   static constexpr auto kType = EventType::kCommandFailed;
   CommandType command = CommandType::kSendReply;
   ApplyError error = ApplyError::kNone;
-  uint8_t failed_legs = 0;   // kPortInUse: which family's port
+  uint8_t failed_legs = 0;  // kPortInUse: which family's port
   AllocationHandle handle;
   ClientTuple client;
 };
@@ -234,20 +235,20 @@ struct AllocationCounters {
   uint64_t bytes_to_client = 0;
 };
 
-// The last word on a handle: its index may be reused after this event. Its relayed ports are closed;
-// a port held by reserve_next stays open until ClosePort or its use.
+// The last word on a handle: its index may be reused after this event. Its relayed ports are
+// closed; a port held by reserve_next stays open until ClosePort or its use.
 struct AllocationEnded : EventHead {
   static constexpr auto kType = EventType::kAllocationEnded;
   AllocationHandle handle;
   AllocationCounters counters;
   EndReason reason = EndReason::kExpired;
-  uint8_t legs = 0;        // which families ended now
-  uint8_t legs_left = 0;   // 0: the allocation is gone; else only one family of it
+  uint8_t legs = 0;       // which families ended now
+  uint8_t legs_left = 0;  // 0: the allocation is gone; else only one family of it
 };
 
 struct AllocationReport : EventHead {
   static constexpr auto kType = EventType::kAllocationReport;
-  AllocationHandle handle;   // as asked; live == 0 when it was gone
+  AllocationHandle handle;  // as asked; live == 0 when it was gone
   AllocationCounters counters;
   uint32_t live = 0;
   uint32_t permissions = 0;
@@ -257,12 +258,12 @@ struct AllocationReport : EventHead {
 
 struct ExplainReport : EventHead {
   static constexpr auto kType = EventType::kExplainReport;
-  uint8_t outcome = 0;               // Outcome the datagram would end in
+  uint8_t outcome = 0;  // Outcome the datagram would end in
   uint8_t has_allocation = 0;
   uint16_t channel = 0;
   AllocationHandle handle;
-  TransportAddress to;               // where it would be sent
-  RelayLeg from_relay;               // relayed address it would leave from, when to a peer
+  TransportAddress to;  // where it would be sent
+  RelayLeg from_relay;  // relayed address it would leave from, when to a peer
   uint32_t permission_remaining_ms = 0;
   uint32_t channel_remaining_ms = 0;
 };
@@ -279,8 +280,8 @@ static_assert(RingMessage<Request> && RingMessage<CommandFailed> && RingMessage<
               RingMessage<AllocationReport> && RingMessage<ExplainReport>);
 static_assert(kMaxStunMessage <= (SpscRing::kMinSlots / 4 - kFixedSlots) * sizeof(RingSlot));
 
-// Writes one message. False: the ring is full, nothing was written. `payload` is two pieces so that a
-// list and a response need no copy before.
+// Writes one message. False: the ring is full, nothing was written. `payload` is two pieces so that
+// a list and a response need no copy before.
 template <RingMessage T>
 [[nodiscard]] bool ring_write(SpscRing& ring, T message, std::span<const uint8_t> first = {},
                               std::span<const uint8_t> second = {}) {
@@ -304,7 +305,9 @@ template <RingMessage T>
 // A message as it lies in a ring.
 class MessageView {
  public:
-  explicit MessageView(const RingSlot* at) : at_(at) { std::memcpy(static_cast<void*>(&header_), at, sizeof header_); }
+  explicit MessageView(const RingSlot* at) : at_(at) {
+    std::memcpy(static_cast<void*>(&header_), at, sizeof header_);
+  }
   [[nodiscard]] uint16_t type() const { return header_.type; }
   [[nodiscard]] uint16_t slots() const { return header_.slots; }
   template <RingMessage T>

@@ -1,10 +1,11 @@
-// A fast core: its loop and what commands do to it. A template on the driver, instantiated once per driver,
-// so that no call per packet is virtual.
+// A fast core: its loop and what commands do to it. A template on the driver, instantiated once per
+// driver, so that no call per packet is virtual.
 //
 //   run_once: commands, receive, process, send, hand-off rings, timers.
 //
-// Owns the core's memory (one Arena, sealed after construction) and is used by one thread. Nothing here
-// allocates after construction, blocks (but in wait()), logs or reads a clock other than the driver's.
+// Owns the core's memory (one Arena, sealed after construction) and is used by one thread. Nothing
+// here allocates after construction, blocks (but in wait()), logs or reads a clock other than the
+// driver's.
 #pragma once
 
 #include <bit>
@@ -20,7 +21,8 @@ namespace culvert {
 template <Driver D>
 class Worker {
  public:
-  // The longest a worker sleeps while nothing happens: how late an expiry may be reported when idle.
+  // The longest a worker sleeps while nothing happens: how late an expiry may be reported when
+  // idle.
   static constexpr uint32_t kIdleWaitUs = 20'000;
 
   Worker(D& driver, Switchboard& board, CoreId id, const CoreLimits& limits, const CoreSeeds& seeds,
@@ -55,13 +57,15 @@ class Worker {
     done += received + take_handoffs(snapshot, now);
     core_.flows.wheel.advance(now, [&](uint32_t index) { expire(index, now); });
     ring_bells();
-    if (done == 0) core_.stats.idle_loops.add(1);
-    else publish_gauges();
+    if (done == 0)
+      core_.stats.idle_loops.add(1);
+    else
+      publish_gauges();
     return done;
   }
 
-  // Until board.stop. Sleeps as soon as a turn found nothing to do: a kernel-socket core that polled would
-  // burn the CPU its peers need.
+  // Until board.stop. Sleeps as soon as a turn found nothing to do: a kernel-socket core that
+  // polled would burn the CPU its peers need.
   void run() {
     while (!board_.stop.load(std::memory_order_relaxed)) {
       if (run_once() != 0) continue;
@@ -115,8 +119,8 @@ class Worker {
       const RingSlot* at = mailbox_.commands.front();
       if (at == nullptr) break;
       const MessageView view(at);
-      // Applied only when control can be told that it failed: what control holds for it (ports, a place
-      // in quotas) is given back by that event alone. It is never longer than the command.
+      // Applied only when control can be told that it failed: what control holds for it (ports, a
+      // place in quotas) is given back by that event alone. It is never longer than the command.
       if (!mailbox_.events.can_reserve(view.slots())) break;
       (void)mailbox_.commands.read();
       apply(snapshot, view, now);
@@ -132,14 +136,20 @@ class Worker {
 
   void apply(const Snapshot& snapshot, const MessageView& view, Ticks now) {
     switch (static_cast<CommandType>(view.type())) {
-      case CommandType::kInstallAllocation: return on(view.as<InstallAllocation>(), view, snapshot, now);
-      case CommandType::kRefreshAllocation: return on(view.as<RefreshAllocation>(), view, snapshot, now);
-      case CommandType::kRemoveAllocation: return on(view.as<RemoveAllocation>(), view, snapshot, now);
-      case CommandType::kCreatePermission: return on(view.as<CreatePermission>(), view, snapshot, now);
-      case CommandType::kBindChannel: return on(view.as<BindChannel>(), view, snapshot, now);
+      case CommandType::kInstallAllocation:
+        return on(view.as<InstallAllocation>(), view, snapshot, now);
+      case CommandType::kRefreshAllocation:
+        return on(view.as<RefreshAllocation>(), view, snapshot, now);
+      case CommandType::kRemoveAllocation:
+        return on(view.as<RemoveAllocation>(), view, snapshot, now);
+      case CommandType::kCreatePermission:
+        return on(view.as<CreatePermission>(), view, snapshot, now);
+      case CommandType::kBindChannel:
+        return on(view.as<BindChannel>(), view, snapshot, now);
       case CommandType::kSendReply:
         return reply(snapshot, view.as<SendReply>().client, view.payload());
-      case CommandType::kClosePort: return on(view.as<ClosePort>());
+      case CommandType::kClosePort:
+        return on(view.as<ClosePort>());
       case CommandType::kInstallRedirect: {
         const auto command = view.as<InstallRedirect>();
         if (!core_.flows.add_redirect(command.client, command.owner))
@@ -148,8 +158,10 @@ class Worker {
       }
       case CommandType::kRemoveRedirect:
         return core_.flows.remove_redirect(view.as<RemoveRedirect>().client);
-      case CommandType::kSetPolicer: return on(view.as<SetPolicer>(), now);
-      case CommandType::kQueryAllocation: return on(view.as<QueryAllocation>(), now);
+      case CommandType::kSetPolicer:
+        return on(view.as<SetPolicer>(), now);
+      case CommandType::kQueryAllocation:
+        return on(view.as<QueryAllocation>(), now);
       case CommandType::kExplain: {
         const auto question = view.as<Explain>();
         ExplainReport report = explain(core_, snapshot, question, now);
@@ -203,8 +215,8 @@ class Worker {
       if (egress[i] == kNoEgress) failed |= static_cast<uint8_t>(1u << i);
     }
     const bool installed =
-        failed == 0 && core_.flows.install(command, egress,
-                                           core_.listener_egress[command.client.listener], now);
+        failed == 0 &&
+        core_.flows.install(command, egress, core_.listener_egress[command.client.listener], now);
     if (installed) return reply(snapshot, command.client, view.payload());
 
     for (size_t i = 0; i < 2; ++i)
@@ -283,9 +295,8 @@ class Worker {
       return fail(view, command.handle, {}, ApplyError::kNoSuchAllocation, now, 0, response);
     std::array<PermissionPeer, kMaxPermissionPeers> peers;
     std::memcpy(static_cast<void*>(peers.data()), view.payload().data(), list);
-    const ApplyError error = core_.flows.permit(command.handle.index,
-                                                {peers.data(), command.peer_count},
-                                                now + command.lifetime_ms);
+    const ApplyError error = core_.flows.permit(
+        command.handle.index, {peers.data(), command.peer_count}, now + command.lifetime_ms);
     if (error != ApplyError::kNone)
       return fail(view, command.handle, a->client, error, now, 0, response);
     reply(snapshot, a->client, response);
@@ -309,8 +320,9 @@ class Worker {
   }
 
   void on(const SetPolicer& command, Ticks now) {
-    if (command.policer == 0 || command.policer >= core_.flows.policers.size()) return;
-    Policer& policer = core_.flows.policers[command.policer];
+    if (command.policer >= core_.flows.policers.size()) return;
+    Policer& policer =
+        command.policer == 0 ? core_.flows.whole : core_.flows.policers[command.policer];
     if (policer.rate_bytes_per_second == 0) {
       policer.tokens_bytes = static_cast<int64_t>(command.burst_bytes);
       policer.last = now;
@@ -346,8 +358,8 @@ class Worker {
     return static_cast<EndReason>(core_.flows.allocations[index].end_reason);
   }
 
-  // The report goes first: when its ring is full nothing is taken down yet and the wheel comes again, so
-  // control never misses an end (the path already treats the legs as dead).
+  // The report goes first: when its ring is full nothing is taken down yet and the wheel comes
+  // again, so control never misses an end (the path already treats the legs as dead).
   void end_legs(uint32_t index, uint8_t legs, EndReason reason, Ticks now) {
     FlowState& flows = core_.flows;
     Allocation& a = flows.allocations[index];

@@ -1,9 +1,11 @@
-// Everything one fast core owns: allocations, permissions, channel flows, relayed ports, policers, timers,
-// reply budget. No other thread reads or writes it. All memory is carved from one Arena at start.
+// Everything one fast core owns: allocations, permissions, channel flows, relayed ports, policers,
+// timers, reply budget. No other thread reads or writes it. All memory is carved from one Arena at
+// start.
 //
-// The methods here change state at the word of a command or a timer; the packet path (dataplane/path)
-// reads it and writes only counters and token buckets. All deadlines are checked against `now` at every
-// use, so an entry is dead at its instant whether or not the wheel has swept it yet.
+// The methods here change state at the word of a command or a timer; the packet path
+// (dataplane/path) reads it and writes only counters and token buckets. All deadlines are checked
+// against `now` at every use, so an entry is dead at its instant whether or not the wheel has swept
+// it yet.
 #pragma once
 
 #include <cstdint>
@@ -25,10 +27,11 @@ struct CoreLimits {
   uint32_t narrow_channels = 4096;  // IPv4 client and peer
   uint32_t wide_channels = 0;       // any IPv6 side
   uint32_t policers = 1;            // 0 is the unlimited one
-  bool count_policers = false;      // keep policer_bytes: needed where control splits a rate among cores
+  bool count_policers =
+      false;  // keep policer_bytes: needed where control splits a rate among cores
   uint16_t relay_port_low = 49152;
   uint16_t relay_port_high = 65535;
-  uint16_t addresses = 1;           // Snapshot::addresses
+  uint16_t addresses = 1;  // Snapshot::addresses
 };
 
 struct CoreSeeds {
@@ -38,7 +41,8 @@ struct CoreSeeds {
 
 class FlowState {
  public:
-  // Bytes reserved for allocations, permissions, channels, keys and timers (the memory benchmark's figure).
+  // Bytes reserved for allocations, permissions, channels, keys and timers (the memory benchmark's
+  // figure).
   [[nodiscard]] static size_t table_bytes(const CoreLimits& limits);
   [[nodiscard]] static size_t arena_bytes(const CoreLimits& limits);
 
@@ -49,7 +53,8 @@ class FlowState {
   // ---- allocations
   [[nodiscard]] Allocation* find(AllocationHandle handle);
   [[nodiscard]] uint32_t find_client(const ClientTuple& client) const;  // index or kNoSlot
-  // The caller has opened the ports; `egress` per leg. False: the 5-tuple is taken or the table is full.
+  // The caller has opened the ports; `egress` per leg. False: the 5-tuple is taken or the table is
+  // full.
   [[nodiscard]] bool install(const InstallAllocation& command, const Egress (&egress)[2],
                              Egress client_egress, Ticks now);
   void refresh(Allocation& allocation, uint8_t legs, Ticks deadline);
@@ -86,8 +91,10 @@ class FlowState {
   SwissTable<Permission, 15> permission_table;
   SwissTable<Redirect> redirects;
   std::span<Allocation> allocations;
+  Policer whole;  // of all users of this core together (limits.total_bandwidth)
   std::span<Policer> policers;
-  std::span<Counter> policer_bytes;  // offered to each policer; empty unless CoreLimits::count_policers
+  std::span<Counter>
+      policer_bytes;  // offered to each policer; empty unless CoreLimits::count_policers
   TimerWheel wheel;
   ReplyBudgetBuckets budget;
   HashSeed seed;
@@ -95,10 +102,14 @@ class FlowState {
   uint32_t live_allocations = 0;
   uint32_t open_ports = 0;
 
-  // May `bytes` of this user's data pass now?
+  // May `bytes` of this user's data pass now? policer_bytes[0] counts what `whole` was asked for.
   [[nodiscard]] bool admit(uint32_t policer, uint32_t bytes, Ticks now) {
     if (policer != 0 && !policer_bytes.empty()) policer_bytes[policer].add(bytes);
-    return policers[policer].admit(bytes, now);
+    if (!policers[policer].admit(bytes, now)) return false;
+    // The user's bucket first: what it refuses must not use up everyone's.
+    if (whole.rate_bytes_per_second == 0) [[likely]] return true;
+    if (!policer_bytes.empty()) policer_bytes[0].add(bytes);
+    return whole.admit(bytes, now);
   }
 
   static constexpr uint32_t kOwnAddress = 0x80000000;  // in Permission::next
@@ -131,7 +142,8 @@ class FlowState {
   [[nodiscard]] bool is_wide(const Allocation& a, const Permission& p) const;
 
   template <class Flow>
-  [[nodiscard]] ApplyError bind_in(uint32_t index, bool room, const BindChannel& command, Ticks now);
+  [[nodiscard]] ApplyError bind_in(uint32_t index, bool room, const BindChannel& command,
+                                   Ticks now);
   template <class Flow>
   void update_channels(Allocation& a, Permission& p);
   template <class Flow>

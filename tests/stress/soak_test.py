@@ -36,6 +36,8 @@ SETTLE_SECONDS = 90
 FLOOD_RATE = 3000
 # A prefix of its own: its share of the reply budget runs out, and that must harm nobody else.
 FLOOD_FROM = "127.9.9.9"
+# As here: a host that fails to authenticate too often is not listened to for a while.
+FAILS_FROM = "127.9.8.8"
 EVEN_PORT, TOKEN, ADDITIONAL_FAMILY = 0x0018, 0x0022, 0x8000
 CONFIG = """
 stop_grace = "{grace}s"
@@ -220,7 +222,9 @@ class Soak(unittest.TestCase):
 
     def nonsense(self, rng):
         """Authenticated requests of random attributes, and mutations of valid messages."""
-        with self.client(rng) as client:
+        own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        own.bind((FAILS_FROM, 0))
+        with TurnClient(("127.0.0.1", self.relay.port), USER, PASSWORD, own) as client:
             client.allocate()
             peer = self.peer.getsockname()
             types = [turn.LIFETIME, turn.PEER, turn.CHANNEL_NUMBER, turn.TRANSPORT, turn.FAMILY,

@@ -2,6 +2,7 @@
 // and time-limited credentials by shared secret.
 #include "control/auth.h"
 
+#include "control/auth_failures.h"
 #include "crypto/credentials.h"
 #include "tests/unit/turn_fixture.h"
 
@@ -495,12 +496,42 @@ TEST_F(AuthTest, MintedCredentialsWorkAndOnlyInARealmWithASecret) {
 }
 
 // T37
+TEST_F(AuthTest, AHostThatKeepsFailingIsNoLongerListenedToAndHarmsNobodyElse) {
+  const ClientTuple friendly = client("93.184.216.34:5000");  // behind the same address
+  ASSERT_EQ(allocate(friendly)->error, 0);
+  const Credential wrong{"alice", "wrong"};
+  uint32_t answered = 0;
+  for (uint32_t i = 0; i < 3 * kAuthFailureBurst; ++i) answered += allocate(client(), wrong) ? 1 : 0;
+  EXPECT_EQ(answered, kAuthFailureBurst);
+  EXPECT_EQ(server_->stats().requests_silenced, 2 * kAuthFailureBurst);
+  EXPECT_EQ(notices_.size(), 1u) << "one line, not one a request";
+  EXPECT_FALSE(allocate(client())) << "nor does the right password help at once";
+
+  ClientRequest refresh(stun::kRefresh, 2);
+  EXPECT_EQ(code(refresh, friendly), 0) << "who has an allocation is heard";
+  EXPECT_EQ(allocate(client("93.184.216.35:4000"))->error, 0) << "another host";
+  now_.ms += 1000;
+  EXPECT_EQ(allocate(client())->error, 0) << "a second later";
+}
+
+TEST_F(AuthTest, ForgedNoncesCannotSilenceAnotherHost) {
+  for (uint32_t i = 0; i < 2 * kAuthFailureBurst; ++i) {
+    ClientRequest r(stun::kAllocate);
+    r.udp();
+    const ClientTuple forger = client("198.18.0.1:1");  // whose nonce it is
+    inject(sign(r, {"alice", "wrong"}, forger), client());
+    static_cast<void>(collect());
+  }
+  EXPECT_EQ(allocate(client())->error, 0);
+}
+
 TEST_F(AuthTest, FloodsOfUnknownUsersAndWrongPasswordsLeaveNoState) {
   start_with_secrets({"s3cret"});
   for (int i = 0; i < 1000; ++i) {
     Credential who = timed(now_.unix_seconds + 100, "wrong", false, std::to_string(i));
     ASSERT_EQ(allocate(client(), who)->error, 401);
     ASSERT_EQ(allocate(client(), {"user" + std::to_string(i), "x"})->error, 401);
+    now_.ms += 2 * 1000 / kAuthFailuresPerSecond;  // more often, and it would be silenced
   }
   EXPECT_EQ(server_->stats().known_users, 0u);
   expect_empty();

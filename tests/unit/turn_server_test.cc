@@ -1083,6 +1083,44 @@ TEST_F(TurnTest, OnOneCoreAUsersPolicerHasTheWholeRateAndIsSetBeforeTheAllocatio
   EXPECT_NE(sent<InstallAllocation>().at(0).policer, policer.policer);
 }
 
+TEST_F(TurnTest, TheWholeRelaysBandwidthIsSharedAmongAllCoresFromTheStartAndMayBeReloaded) {
+  const auto rates = [this](uint64_t& sum) {
+    std::map<CoreId, uint64_t> out;
+    last_.clear();
+    static_cast<void>(collect());
+    for (const auto& c : last_) {
+      if (c.type() != CommandType::kSetPolicer) continue;
+      EXPECT_EQ(c.as<SetPolicer>().policer, 0u);
+      out[c.core] = c.as<SetPolicer>().rate_bytes_per_second;
+    }
+    sum = 0;
+    for (const auto& [core, rate] : out)
+      sum += rate;
+    return out;
+  };
+  Config config = test_config();
+  config.limits.total_bandwidth = 1'000'000;
+  start(config, 2);
+  uint64_t sum = 0;
+  EXPECT_EQ(rates(sum).size(), 2u);
+  EXPECT_LE(sum, 1'000'000u);
+  EXPECT_GE(sum, 999'990u);
+
+  engine_->enable_policer_bytes(1);
+  engine_->policer_counter(1, 0).add(50'000);
+  now_.ms += kRebalanceMs;
+  server_->poll(now_);
+  const auto busy = rates(sum);
+  EXPECT_LE(sum, 1'000'000u);
+  EXPECT_GT(busy.at(1), 9 * busy.at(0)) << "shares follow what each core was asked to carry";
+
+  config.limits.total_bandwidth = 0;
+  EXPECT_FALSE(server_->reload(config, now_));
+  server_->poll(now_);
+  EXPECT_EQ(rates(sum).size(), 2u);
+  EXPECT_EQ(sum, 0u) << "unlimited again";
+}
+
 TEST_F(TurnTest, AmongCoresTheSharesFollowTheTrafficAndNeverSumToMoreThanTheRate) {
   Config config = test_config();
   config.realms[0].user_bandwidth = 1'000'000;

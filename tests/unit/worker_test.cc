@@ -1,4 +1,5 @@
-// A fast core's loop under pressure: what control must hear is never lost, whatever fills the rings.
+// A fast core's loop under pressure: what control must hear is never lost, whatever fills the
+// rings.
 #include "dataplane/core/worker.h"
 
 #include <gtest/gtest.h>
@@ -14,7 +15,9 @@
 namespace culvert {
 namespace {
 
-TransportAddress at(const std::string& text) { return TransportAddress::parse(text).value(); }
+TransportAddress at(const std::string& text) {
+  return TransportAddress::parse(text).value();
+}
 
 std::unique_ptr<Snapshot> make_snapshot() {
   auto out = std::make_unique<Snapshot>();
@@ -108,8 +111,8 @@ class WorkerTest : public ::testing::Test {
   RingEngine engine_{options(), make_snapshot()};
   sim::Card card_{network_, engine_.snapshot(), {}};
   SimDriver driver_{card_, 0};
-  Worker<SimDriver> worker_{driver_, engine_.board(), 0, limits(), CoreSeeds{},
-                            engine_.mutable_stats(0)};
+  Worker<SimDriver> worker_{driver_,  engine_.board(), 0,
+                            limits(), CoreSeeds{},     engine_.mutable_stats(0)};
 };
 
 TEST_F(WorkerTest, EveryFailedInstallationIsReportedHoweverFullTheRingToControlIs) {
@@ -120,7 +123,8 @@ TEST_F(WorkerTest, EveryFailedInstallationIsReportedHoweverFullTheRingToControlI
   }
   uint32_t reported = 0;
   for (int turn = 0; turn < 20; ++turn) {
-    for (int i = 0; i < 4; ++i) (void)worker_.run_once();  // control is slower than the core
+    for (int i = 0; i < 4; ++i)
+      (void)worker_.run_once();  // control is slower than the core
     reported += take(EventType::kCommandFailed);
   }
   EXPECT_EQ(reported, kInstalls);
@@ -133,7 +137,8 @@ TEST_F(WorkerTest, AFloodOfRequestsLeavesRoomForTheEndsOfAllocations) {
   ASSERT_EQ(engine_.stats(0).allocations.get(), 1u);
   ASSERT_GT(flood(300), 0u) << "the flood did not fill the ring";
   network_.advance_to(network_.now_us() + 200'000);
-  for (int i = 0; i < 20; ++i) (void)worker_.run_once();
+  for (int i = 0; i < 20; ++i)
+    (void)worker_.run_once();
   EXPECT_EQ(worker_.core().flows.live_allocations, 0u) << "expired, but its end finds no room";
   EXPECT_EQ(take(EventType::kAllocationEnded), 1u);
 }
@@ -150,6 +155,23 @@ TEST_F(WorkerTest, ClientsWithAnOldNonceAreHeardWhileStrangersUseUpTheBudgetOfBa
   arrive(client, signed_request(client, 700));  // valid once, for this client, and too old now
   (void)worker_.run_once();
   EXPECT_EQ(take(EventType::kRequest), 1u) << "it would never get its 438 and a new nonce";
+}
+
+TEST_F(WorkerTest, TheWholeRelaysBandwidthLimitsUsersWithoutOneOfTheirOwn) {
+  SetPolicer command;
+  command.rate_bytes_per_second = 1000;
+  command.burst_bytes = 1500;
+  ASSERT_TRUE(engine_.send(0, command));
+  (void)worker_.run_once();
+  FlowState& flows = worker_.core().flows;
+  EXPECT_TRUE(flows.admit(0, 1000, driver_.now()));
+  EXPECT_FALSE(flows.admit(0, 1000, driver_.now()));
+  EXPECT_TRUE(flows.admit(0, 1000, driver_.now() + 600));
+  command.rate_bytes_per_second = 0;
+  ASSERT_TRUE(engine_.send(0, command));
+  (void)worker_.run_once();
+  for (int i = 0; i < 10; ++i)
+    EXPECT_TRUE(flows.admit(0, 1000, driver_.now() + 600));
 }
 
 TEST_F(WorkerTest, ADatagramThatCameOverARingIsCountedAmongTheBytesReceivedOnItsFirstCoreOnly) {

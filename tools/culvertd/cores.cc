@@ -45,7 +45,7 @@ CoreLimits core_limits(const Config& config, const DerivedLimits& derived) {
   // One bucket a user at most, and never more users with an allocation than allocations.
   const bool limited = limits_users(config);
   limits.policers = limited ? config.limits.max_allocations + 1 : 1;
-  limits.count_policers = limited && derived.cores > 1;
+  limits.count_policers = derived.cores > 1;  // also for the whole relay's, which a reload may begin
   limits.relay_port_low = config.relay_port_low;
   limits.relay_port_high = config.relay_port_high;
   limits.addresses = static_cast<uint16_t>(config.relay_addresses.size() + config.listeners.size());
@@ -74,7 +74,9 @@ SocketCores::SocketCores(RingEngine& engine, const Config& config, const Derived
       listeners_(engine.snapshot(), kListenerBufferBytes, kListenerBufferBytes),
       cores_(engine.cores()) {}
 
-SocketCores::~SocketCores() { stop(); }
+SocketCores::~SocketCores() {
+  stop();
+}
 
 void SocketCores::start(crypto::Random& random) {
   for (CoreId id = 0; id < cores_.size(); ++id) {
@@ -82,8 +84,7 @@ void SocketCores::start(crypto::Random& random) {
     // A relayed port per family, and one in four with a reservation beside it.
     options.max_relay_ports = limits_.allocations * 2 + limits_.allocations / 4;
     Core& core = cores_[id];
-    core.driver =
-        std::make_unique<SocketsDriver>(engine_.snapshot(), id, listeners_, options);
+    core.driver = std::make_unique<SocketsDriver>(engine_.snapshot(), id, listeners_, options);
     core.worker = std::make_unique<Worker<SocketsDriver>>(
         *core.driver, engine_.board(), id, limits_, draw_seeds(random), engine_.mutable_stats(id));
     engine_.set_policer_bytes(id, core.worker->core().flows.policer_bytes.data());

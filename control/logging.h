@@ -103,8 +103,9 @@ class Logger {
   // key). The first line of the next window carries suppressed=N.
   void limited(LogLevel level, std::string_view message, LogFields fields = {});
 
-  // Asks the writer to hand what was logged since the last call to the system. The control loop's tick
-  // calls it, so a line is at most kControlTick late and a busy relay makes one write for many lines.
+  // Asks the writer to hand what was logged since the last call to the system. The control loop's
+  // tick calls it, so a line is at most kControlTick late and a busy relay makes one write for many
+  // lines.
   void push();
   // Everything logged so far has reached the sink when this returns (at exit; tests).
   void flush();

@@ -13,8 +13,10 @@ constexpr int8_t kNotADigit = -1;
 
 constexpr std::array<int8_t, 256> make_digits() {
   std::array<int8_t, 256> out{};
-  for (auto& digit : out) digit = kNotADigit;
-  for (int8_t i = 0; i < 64; ++i) out[static_cast<uint8_t>(kAlphabet[i])] = i;
+  for (auto& digit : out)
+    digit = kNotADigit;
+  for (int8_t i = 0; i < 64; ++i)
+    out[static_cast<uint8_t>(kAlphabet[i])] = i;
   return out;
 }
 constexpr std::array<int8_t, 256> kDigits = make_digits();
@@ -56,7 +58,8 @@ std::string base64_encode(std::span<const uint8_t> bytes) {
 std::optional<std::vector<uint8_t>> base64_decode(std::string_view text) {
   if (text.size() % 4 != 0) return std::nullopt;
   size_t padding = 0;
-  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
+  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=')
+    ++padding;
   std::vector<uint8_t> out;
   out.reserve(text.size() / 4 * 3);
   uint32_t word = 0;

@@ -1,5 +1,6 @@
-// Small things every secret needs: comparison in constant time, wiping that the compiler may not remove,
-// a string that wipes itself, base64 (RFC 4648 section 4). Sizes are not secret, contents are.
+// Small things every secret needs: comparison in constant time, wiping that the compiler may not
+// remove, a string that wipes itself, base64 (RFC 4648 section 4). Sizes are not secret, contents
+// are.
 #pragma once
 
 #include <cstddef>
@@ -23,8 +24,8 @@ namespace culvert::crypto {
 // Overwrites with zeros, also when nothing reads the memory afterwards.
 void wipe(void* at, size_t bytes);
 
-// Bytes that are wiped when they go. Copies are explicit (copy()), so that a secret does not spread by
-// passing it on.
+// Bytes that are wiped when they go. Copies are explicit (copy()), so that a secret does not spread
+// by passing it on.
 class Secret {
  public:
   Secret() = default;
@@ -49,8 +50,8 @@ class Secret {
 
 // With padding, without line breaks.
 [[nodiscard]] std::string base64_encode(std::span<const uint8_t> bytes);
-// nullopt: length not a multiple of four, a character outside the alphabet, misplaced padding, or bits set
-// that belong to no byte (one value has one spelling).
+// nullopt: length not a multiple of four, a character outside the alphabet, misplaced padding, or
+// bits set that belong to no byte (one value has one spelling).
 [[nodiscard]] std::optional<std::vector<uint8_t>> base64_decode(std::string_view text);
 
 }  // namespace culvert::crypto

@@ -32,10 +32,10 @@ class Digest {
     if (digest_ != nullptr && context_ != nullptr) return;
     char reason[256];
     ERR_error_string_n(ERR_get_error(), reason, sizeof reason);
-    throw std::runtime_error(
-        std::string(name) + " is not available from libcrypto (" + reason +
-        "). TURN's long-term keys need it (RFC 8489 section 18.5.1); in FIPS mode, load the default "
-        "provider beside the FIPS one.");
+    throw std::runtime_error(std::string(name) + " is not available from libcrypto (" + reason +
+                             "). TURN's long-term keys need it (RFC 8489 section 18.5.1); in FIPS "
+                             "mode, load the default "
+                             "provider beside the FIPS one.");
   }
 
   // The parts with ':' between them.

@@ -14,7 +14,9 @@
 
 namespace culvert::crypto {
 
-void Hmac::Free::operator()(evp_mac_ctx_st* context) const { EVP_MAC_CTX_free(context); }
+void Hmac::Free::operator()(evp_mac_ctx_st* context) const {
+  EVP_MAC_CTX_free(context);
+}
 
 Hmac::Hmac(HashKind kind) : kind_(kind) {
   const std::string digest = kind == HashKind::kSha1 ? "SHA1" : "SHA256";
@@ -32,14 +34,16 @@ Hmac::Hmac(HashKind kind) : kind_(kind) {
   }
 }
 
-Hmac::~Hmac() { wipe(last_key_.data(), last_key_.size()); }
+Hmac::~Hmac() {
+  wipe(last_key_.data(), last_key_.size());
+}
 
 void Hmac::set_key(std::span<const uint8_t> key) {
   const bool same = keyed_ && constant_time_equal(key, {last_key_.data(), last_key_length_});
   static constexpr uint8_t kEmpty = 0;
   const uint8_t* bytes = key.empty() ? &kEmpty : key.data();  // a null key means "the last one"
-  // After the algorithm was fetched only an exhausted heap can fail here, and an unsigned answer or an
-  // unchecked request must not come of it.
+  // After the algorithm was fetched only an exhausted heap can fail here, and an unsigned answer or
+  // an unchecked request must not come of it.
   ENSURE(EVP_MAC_init(context_.get(), same ? nullptr : bytes, same ? 0 : key.size(), nullptr) == 1);
   if (same) return;
   keyed_ = key.size() <= kBlockBytes;

@@ -1,7 +1,7 @@
-// HMAC-SHA1 and HMAC-SHA256 over libcrypto's EVP_MAC with one context for all messages: fetching the
-// algorithm or making a context per message costs two to three times the HMAC itself. The last key is kept,
-// so that verifying a request and signing its answer keys the context once.
-// Not thread-safe: one instance per thread. Cost on a 112 byte message: about 250 ns with the same key,
+// HMAC-SHA1 and HMAC-SHA256 over libcrypto's EVP_MAC with one context for all messages: fetching
+// the algorithm or making a context per message costs two to three times the HMAC itself. The last
+// key is kept, so that verifying a request and signing its answer keys the context once. Not
+// thread-safe: one instance per thread. Cost on a 112 byte message: about 250 ns with the same key,
 // 450 ns with another.
 #pragma once
 

@@ -1,7 +1,7 @@
-// OpaqueString (RFC 8265 section 4.2) on utf8proc's Unicode tables: RFC 8264's FreeformClass in terms of
-// general category, default-ignorable property and combining class, with the exceptions and context rules
-// of RFC 5892 that PRECIS keeps. Left out: the joining-type half of the ZERO WIDTH NON-JOINER rule, for which
-// utf8proc has no table (a virama before it is still asked for).
+// OpaqueString (RFC 8265 section 4.2) on utf8proc's Unicode tables: RFC 8264's FreeformClass in
+// terms of general category, default-ignorable property and combining class, with the exceptions
+// and context rules of RFC 5892 that PRECIS keeps. Left out: the joining-type half of the ZERO
+// WIDTH NON-JOINER rule, for which utf8proc has no table (a virama before it is still asked for).
 #include <utf8proc.h>
 
 #include <algorithm>
@@ -59,13 +59,19 @@ enum class Rule { kNone, kHolds, kBroken };
   constexpr int kVirama = 9;
   switch (c) {
     case 0x200c:
-    case 0x200d: return is(before != 0 && utf8proc_get_property(before)->combining_class == kVirama);
-    case 0x00b7: return is(before == 'l' && after == 'l');
-    case 0x0375: return is(in(after, 0x0370, 0x03ff) || in(after, 0x1f00, 0x1fff));
+    case 0x200d:
+      return is(before != 0 && utf8proc_get_property(before)->combining_class == kVirama);
+    case 0x00b7:
+      return is(before == 'l' && after == 'l');
+    case 0x0375:
+      return is(in(after, 0x0370, 0x03ff) || in(after, 0x1f00, 0x1fff));
     case 0x05f3:
-    case 0x05f4: return is(in(before, 0x0591, 0x05f4));
-    case 0x30fb: return is(std::any_of(text.begin(), text.end(), kana_or_han));
-    default: break;
+    case 0x05f4:
+      return is(in(before, 0x0591, 0x05f4));
+    case 0x30fb:
+      return is(std::any_of(text.begin(), text.end(), kana_or_han));
+    default:
+      break;
   }
   if (in(c, 0x0660, 0x0669)) return is(!any_in(text, 0x06f0, 0x06f9));
   if (in(c, 0x06f0, 0x06f9)) return is(!any_in(text, 0x0660, 0x0669));
@@ -80,8 +86,10 @@ enum class Rule { kNone, kHolds, kBroken };
     case UTF8PROC_CATEGORY_CS:  // surrogates
     case UTF8PROC_CATEGORY_CO:  // private use
     case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: return false;
-    default: return true;  // letters, marks, numbers, punctuation, symbols, spaces
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;  // letters, marks, numbers, punctuation, symbols, spaces
   }
 }
 
@@ -90,8 +98,8 @@ enum class Rule { kNone, kHolds, kBroken };
     const utf8proc_int32_t c = text[i];
     const Rule rule = context_rule(text, i);
     if (rule == Rule::kHolds) continue;
-    if (rule == Rule::kBroken || exception_disallowed(c) || old_hangul_jamo(c) ||
-        noncharacter(c) || utf8proc_get_property(c)->ignorable || !category_allowed(c))
+    if (rule == Rule::kBroken || exception_disallowed(c) || old_hangul_jamo(c) || noncharacter(c) ||
+        utf8proc_get_property(c)->ignorable || !category_allowed(c))
       return false;
   }
   return true;
@@ -124,10 +132,10 @@ enum class Rule { kNone, kHolds, kBroken };
 
 [[nodiscard]] std::optional<std::string> normalise(const std::string& text) {
   utf8proc_uint8_t* mapped = nullptr;
-  const utf8proc_ssize_t length = utf8proc_map(
-      reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-      static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  const utf8proc_ssize_t length =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
+                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   const std::unique_ptr<utf8proc_uint8_t, void (*)(void*)> owner(mapped, std::free);
   if (length < 0) return std::nullopt;
   std::string out(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));

@@ -14,8 +14,8 @@ namespace culvert::crypto {
 
 namespace {
 
-// SplitMix64 (Steele, Lea and Flood, 2014): every seed is a good one, and the sequence is the same on
-// every machine, which std::mt19937's distributions are not.
+// SplitMix64 (Steele, Lea and Flood, 2014): every seed is a good one, and the sequence is the same
+// on every machine, which std::mt19937's distributions are not.
 [[nodiscard]] uint64_t split_mix(uint64_t& state) {
   uint64_t z = state += 0x9e3779b97f4a7c15u;
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -25,16 +25,21 @@ namespace {
 
 }  // namespace
 
-Random::Random() { refill(); }
+Random::Random() {
+  refill();
+}
 Random::Random(uint64_t seed) : seeded_(true), state_(seed) {}
-Random::~Random() { wipe(buffer_.data(), buffer_.size()); }
+Random::~Random() {
+  wipe(buffer_.data(), buffer_.size());
+}
 
 void Random::refill() {
   if (seeded_) {
     for (size_t i = 0; i < kBufferBytes; i += sizeof(uint64_t)) {
       // Little-endian by definition, so that a seed means the same everywhere.
       const uint64_t word = split_mix(state_);
-      for (size_t k = 0; k < sizeof word; ++k) buffer_[i + k] = static_cast<uint8_t>(word >> 8 * k);
+      for (size_t k = 0; k < sizeof word; ++k)
+        buffer_[i + k] = static_cast<uint8_t>(word >> 8 * k);
     }
   } else {
     ssize_t got;

@@ -1,7 +1,7 @@
-// The relay's random numbers. Random() draws from the kernel's generator (getrandom) through a small
-// buffer whose bytes are wiped as they are handed out; Random(seed) repeats the same numbers for the same
-// seed and is for tests and the simulator. One instance per thread. Cost: about 10 ns for 8 bytes, and one
-// system call per kBufferBytes.
+// The relay's random numbers. Random() draws from the kernel's generator (getrandom) through a
+// small buffer whose bytes are wiped as they are handed out; Random(seed) repeats the same numbers
+// for the same seed and is for tests and the simulator. One instance per thread. Cost: about 10 ns
+// for 8 bytes, and one system call per kBufferBytes.
 #pragma once
 
 #include <array>

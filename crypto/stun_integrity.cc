@@ -31,11 +31,12 @@ bool StunIntegrity::verify_with(Hmac& hmac, const stun::Message& message, stun::
   const size_t at = message.offset(slot);
   const std::span<const uint8_t> theirs = message.value(slot);
   if (at == 0 || theirs.size() != hmac.size() || key.empty()) return false;
-  // The HMAC covers everything before the attribute, with a length field that ends behind it: the one in
-  // the message may count attributes that follow.
+  // The HMAC covers everything before the attribute, with a length field that ends behind it: the
+  // one in the message may count attributes that follow.
   uint8_t header[stun::kHeaderSize];
   std::memcpy(header, message.bytes().data(), sizeof header);
-  store_be16(header + 2, static_cast<uint16_t>(at + kAttributeHeader + hmac.size() - sizeof header));
+  store_be16(header + 2,
+             static_cast<uint16_t>(at + kAttributeHeader + hmac.size() - sizeof header));
   uint8_t ours[kSha256Bytes];
   hmac.compute(key, header, message.bytes().subspan(sizeof header, at - sizeof header), ours);
   return constant_time_equal(theirs, {ours, hmac.size()});
@@ -57,8 +58,8 @@ void StunIntegrity::add_with(Hmac& hmac, stun::Builder& builder, stun::Attribute
 }
 
 StunIntegrity& thread_integrity() {
-  // Contexts are bound to their thread by nature; passing one through every caller would only invite
-  // sharing it.
+  // Contexts are bound to their thread by nature; passing one through every caller would only
+  // invite sharing it.
   static thread_local StunIntegrity integrity;
   return integrity;
 }

@@ -1,7 +1,7 @@
 // MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 (RFC 8489 sections 14.5 and 14.6). The key is the
 // long-term key (credentials.h), or a password's bytes for short-term credentials. Comparison takes
-// constant time. StunIntegrity holds its contexts; the free functions use one instance per thread, made at
-// first use. Never called from fast cores.
+// constant time. StunIntegrity holds its contexts; the free functions use one instance per thread,
+// made at first use. Never called from fast cores.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ class StunIntegrity {
   // Throws std::runtime_error when libcrypto lacks HMAC-SHA1 or HMAC-SHA256.
   StunIntegrity();
 
-  // MESSAGE-INTEGRITY-SHA256 when the message has one, else MESSAGE-INTEGRITY (section 9.2.4). False also
-  // when it has neither, when the attribute's length is not the full 20 or 32 bytes (TURN allows no
-  // truncation), or when the key is empty.
+  // MESSAGE-INTEGRITY-SHA256 when the message has one, else MESSAGE-INTEGRITY (section 9.2.4).
+  // False also when it has neither, when the attribute's length is not the full 20 or 32 bytes
+  // (TURN allows no truncation), or when the key is empty.
   [[nodiscard]] bool verify(const stun::Message& message, std::span<const uint8_t> key);
   [[nodiscard]] bool verify_sha1(const stun::Message& message, std::span<const uint8_t> key);
   [[nodiscard]] bool verify_sha256(const stun::Message& message, std::span<const uint8_t> key);

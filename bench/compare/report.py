@@ -255,7 +255,8 @@ def render(outcome):
         "the lowest and the highest. The servers take turns round by round on the same machine, "
         "and the first round of each is discarded. Per CPU-second means: delivered within the "
         "measured window, divided by the CPU time of the whole server process, all its threads, "
-        "network work done in its system calls included. A mark † says that the generator, not the "
+        "network work done in its system calls included. A mark † says that the generator, not "
+        "the "
         "server, was the limit in at least one round. Ratios hold for this machine and this run; "
         "they do not travel.</p>"
     )

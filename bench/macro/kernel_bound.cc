@@ -1,24 +1,24 @@
-// The kernel's bound for a relay on kernel sockets: forwards between one listener and N relayed ports
-// with the relay's own socket options and control messages, and does no work of its own. What a relay
-// reaches of its rate is what its logic leaves over. Three loops:
+// The kernel's bound for a relay on kernel sockets: forwards between one listener and N relayed
+// ports with the relay's own socket options and control messages, and does no work of its own. What
+// a relay reaches of its rate is what its logic leaves over. Three loops:
 //
 //   single   recvmmsg, then one send per datagram (sendmmsg where one socket sends several)
 //   gso      the same, but runs of one flow that arrive together leave by UDP_SEGMENT
 //   driver   the sockets driver (dataplane/io/sockets) with the same forwarding rule
 //
-// What a load generator must do: client i sends ChannelData with channel number 0x4000 + i to --listen;
-// its payload goes to flow i's peer from port --relay-port + i. That peer is the i-th --peer (modulo
-// their number) or, without --peer, whoever sent to that port last; the client of flow i is whoever sent
-// on its channel last. A peer's datagram to port --relay-port + i goes to client i as ChannelData.
-// Datagrams of flows whose other end is not known are dropped and counted.
+// What a load generator must do: client i sends ChannelData with channel number 0x4000 + i to
+// --listen; its payload goes to flow i's peer from port --relay-port + i. That peer is the i-th
+// --peer (modulo their number) or, without --peer, whoever sent to that port last; the client of
+// flow i is whoever sent on its channel last. A peer's datagram to port --relay-port + i goes to
+// client i as ChannelData. Datagrams of flows whose other end is not known are dropped and counted.
 //
 // Prints `ready` when it serves and one JSON object when it ends (SIGTERM, SIGINT or --seconds).
-#include <CLI/CLI.hpp>
 #include <linux/udp.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <array>
@@ -115,7 +115,8 @@ class BareLoop {
     }
   }
   ~BareLoop() {
-    for (const Flow& flow : flows_) close(flow.fd);
+    for (const Flow& flow : flows_)
+      close(flow.fd);
     close(epoll_);
     close(listener_);
   }
@@ -127,7 +128,8 @@ class BareLoop {
     std::array<epoll_event, kBatch> events;
     while (!stopped.load(std::memory_order_relaxed)) {
       const int count = epoll_wait(epoll_, events.data(), kBatch, 20);
-      for (int i = 0; i < count; ++i) read(events[static_cast<size_t>(i)].data.u32);
+      for (int i = 0; i < count; ++i)
+        read(events[static_cast<size_t>(i)].data.u32);
       if (count <= 0 && std::chrono::steady_clock::now() >= end) return;
       if ((++turns_ & 1023) == 0 && std::chrono::steady_clock::now() >= end) return;
     }
@@ -164,8 +166,10 @@ class BareLoop {
         const uint8_t* payload = buffers_.data() + i * kStride + at;
         const size_t length = std::min(segment, size - at);
         const End from{names_[i], in_[i].msg_hdr.msg_namelen};
-        if (id == kListener) from_client(payload, length, from);
-        else from_peer(id, payload, length, from);
+        if (id == kListener)
+          from_client(payload, length, from);
+        else
+          from_peer(id, payload, length, from);
       }
     }
     flush();
@@ -217,8 +221,8 @@ class BareLoop {
                        (out_segments_[out_count_ - 1] + 1) * size <= kMaxMessageBytes &&
                        std::memcmp(&out_to_.name, &to.name, to.length) == 0;
     if (!joins) {
-      out_[out_count_].msg_hdr = {&out_names_[out_count_], to.length, &pieces_[pieces_used_], 0,
-                                  nullptr, 0, 0};
+      out_[out_count_].msg_hdr = {
+          &out_names_[out_count_], to.length, &pieces_[pieces_used_], 0, nullptr, 0, 0};
       out_names_[out_count_] = to.name;
       out_segments_[out_count_++] = 0;
       out_to_ = to;
@@ -276,17 +280,18 @@ class BareLoop {
   std::array<mmsghdr, kBatch> out_;
   std::array<SocketName, kBatch> out_names_;
   std::array<uint32_t, kBatch> out_segments_;
-  alignas(cmsghdr)
-      std::array<std::array<uint8_t, CMSG_SPACE(sizeof(uint16_t))>, kBatch> out_control_;
+  alignas(
+      cmsghdr) std::array<std::array<uint8_t, CMSG_SPACE(sizeof(uint16_t))>, kBatch> out_control_;
   std::array<std::array<uint8_t, kHeader>, kBatch * kMaxSegments> heads_;
   std::array<iovec, kBatch * kMaxSegments * 2> pieces_;
 };
 
-// The same forwarding rule through the sockets driver, the worker's way: a burst in, a burst out, and
-// a wait when nothing came.
+// The same forwarding rule through the sockets driver, the worker's way: a burst in, a burst out,
+// and a wait when nothing came.
 class DriverLoop {
  public:
-  explicit DriverLoop(const Settings& settings) : peers_(settings.sockets), clients_(settings.sockets) {
+  explicit DriverLoop(const Settings& settings)
+      : peers_(settings.sockets), clients_(settings.sockets) {
     Snapshot snapshot;
     snapshot.addresses.push_back({settings.listen.ip, settings.listen.ip, true});
     snapshot.listeners.resize(1);
@@ -313,7 +318,8 @@ class DriverLoop {
     for (uint32_t turn = 0; !stopped.load(std::memory_order_relaxed); ++turn) {
       const uint32_t count = driver_->rx_burst(rx);
       tx_.count = 0;
-      for (uint32_t i = 0; i < count; ++i) forward(rx[i]);
+      for (uint32_t i = 0; i < count; ++i)
+        forward(rx[i]);
       if (tx_.count != 0) totals_.failed += driver_->tx_burst(tx_);
       if (count == 0) driver_->wait(20000);
       if ((count == 0 || turn % 1024 == 0) && std::chrono::steady_clock::now() >= end) return;
@@ -326,7 +332,8 @@ class DriverLoop {
         "\"driver\":{\"reads\":%llu,\"runs\":%llu,\"messages\":%llu,\"send_retried\":%llu,"
         "\"segment_refused\":%llu,\"option_changes\":%llu},",
         static_cast<unsigned long long>(s.reads), static_cast<unsigned long long>(s.runs),
-        static_cast<unsigned long long>(s.messages), static_cast<unsigned long long>(s.send_retried),
+        static_cast<unsigned long long>(s.messages),
+        static_cast<unsigned long long>(s.send_retried),
         static_cast<unsigned long long>(s.segment_refused),
         static_cast<unsigned long long>(s.option_changes));
   }
@@ -336,7 +343,8 @@ class DriverLoop {
     if (d.kind == RxKind::kIcmpError) return;
     const bool client = d.kind == RxKind::kClient;
     if (client && d.length < kHeader) return void(++totals_.unknown);
-    const size_t id = client ? load_be16(d.payload) - size_t{kFirstChannel} : size_t{d.relay.port} - low_;
+    const size_t id =
+        client ? load_be16(d.payload) - size_t{kFirstChannel} : size_t{d.relay.port} - low_;
     if (id >= peers_.size()) return void(++totals_.unknown);
     (client ? clients_ : peers_)[id] = d.source;
     const TransportAddress& to = (client ? peers_ : clients_)[id];
@@ -413,16 +421,20 @@ int run_main(int argc, char** argv) {
   std::vector<std::string> peers;
   app.add_option("--listen", listen, "Where clients send")->capture_default_str();
   app.add_option("--sockets", settings.sockets, "Relayed ports")
-      ->check(CLI::Range(1u, 16384u))->capture_default_str();
-  app.add_option("--relay-port", settings.relay_port, "The first relayed port")->capture_default_str();
+      ->check(CLI::Range(1u, 16384u))
+      ->capture_default_str();
+  app.add_option("--relay-port", settings.relay_port, "The first relayed port")
+      ->capture_default_str();
   app.add_option("--peer", peers, "Peer of flow i, repeated: the i-th, modulo their number");
   app.add_option("--mode", settings.mode, "single, gso or driver")
-      ->check(CLI::IsMember({"single", "gso", "driver"}))->capture_default_str();
+      ->check(CLI::IsMember({"single", "gso", "driver"}))
+      ->capture_default_str();
   app.add_option("--seconds", settings.seconds, "Ends after that time; 0: by SIGTERM");
   try {
     app.parse(argc, argv);
     settings.listen = address_or_throw(listen);
-    for (const std::string& peer : peers) settings.peers.push_back(address_or_throw(peer));
+    for (const std::string& peer : peers)
+      settings.peers.push_back(address_or_throw(peer));
     if (settings.relay_port + settings.sockets > 65536) {
       throw CLI::ValidationError("--relay-port plus --sockets passes port 65535");
     }
@@ -432,8 +444,10 @@ int run_main(int argc, char** argv) {
   std::signal(SIGTERM, [](int) { stopped = true; });
   std::signal(SIGINT, [](int) { stopped = true; });
   try {
-    if (settings.mode == "driver") measure<DriverLoop>(settings);
-    else measure<BareLoop>(settings);
+    if (settings.mode == "driver")
+      measure<DriverLoop>(settings);
+    else
+      measure<BareLoop>(settings);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "kernel_bound: %s\n", error.what());
     return 1;
@@ -444,4 +458,6 @@ int run_main(int argc, char** argv) {
 }  // namespace
 }  // namespace culvert
 
-int main(int argc, char** argv) { return culvert::run_main(argc, argv); }
+int main(int argc, char** argv) {
+  return culvert::run_main(argc, argv);
+}

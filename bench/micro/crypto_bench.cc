@@ -1,6 +1,7 @@
-// What authentication and the STUN codec cost per message: parsing, FINGERPRINT, verifying, signing, key
-// derivation, the stateless nonce. Many keys are used in turn where a server has many users, so that the
-// shortcut for a repeated key shows only where it is meant to (`verify_then_sign`).
+// What authentication and the STUN codec cost per message: parsing, FINGERPRINT, verifying,
+// signing, key derivation, the stateless nonce. Many keys are used in turn where a server has many
+// users, so that the shortcut for a repeated key shows only where it is meant to
+// (`verify_then_sign`).
 #include <benchmark/benchmark.h>
 
 #include <array>
@@ -26,7 +27,8 @@ constexpr stun::TransactionId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
 [[nodiscard]] std::vector<Key> random_keys() {
   crypto::Random random(1);
   std::vector<Key> keys(kUsers);
-  for (Key& key : keys) random.fill(key);
+  for (Key& key : keys)
+    random.fill(key);
   return keys;
 }
 
@@ -78,7 +80,8 @@ BENCHMARK(parse_allocate)->ArgName("fingerprint")->Arg(0)->Arg(1);
 
 void crc32(benchmark::State& state) {
   const Bytes bytes(static_cast<size_t>(state.range(0)), 0x5a);
-  for (auto _ : state) benchmark::DoNotOptimize(stun::crc32(bytes));
+  for (auto _ : state)
+    benchmark::DoNotOptimize(stun::crc32(bytes));
   state.SetBytesProcessed(state.iterations() * state.range(0));
 }
 BENCHMARK(crc32)->Arg(100)->Arg(1200);
@@ -146,7 +149,8 @@ BENCHMARK(rest_password);
 
 void random_u64(benchmark::State& state) {
   crypto::Random random;
-  for (auto _ : state) benchmark::DoNotOptimize(random.u64());
+  for (auto _ : state)
+    benchmark::DoNotOptimize(random.u64());
 }
 BENCHMARK(random_u64);
 
@@ -172,7 +176,8 @@ void nonce_check(benchmark::State& state) {
   const TransportAddress client{IpAddress::v4(0xc0000201), 40000};
   const Nonce nonce = make_nonce(keys, 0, kFeaturePasswordAlgorithms, client);
   const std::span bytes(reinterpret_cast<const uint8_t*>(nonce.data()), nonce.size());
-  for (auto _ : state) benchmark::DoNotOptimize(check_nonce(keys, 0, client, bytes, 600));
+  for (auto _ : state)
+    benchmark::DoNotOptimize(check_nonce(keys, 0, client, bytes, 600));
 }
 BENCHMARK(nonce_check);
 

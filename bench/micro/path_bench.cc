@@ -1,9 +1,11 @@
-// Cycles per packet of the packet path: each stage, process() alone, and frame + process + frame, for IPv4
-// ChannelData to UDP with random flows, policers and counters on. Beside it the flow table's own look-up and
-// touch in the same run, so that figures from different machines can be compared as ratios.
+// Cycles per packet of the packet path: each stage, process() alone, and frame + process + frame,
+// for IPv4 ChannelData to UDP with random flows, policers and counters on. Beside it the flow
+// table's own look-up and touch in the same run, so that figures from different machines can be
+// compared as ratios.
 //
-// Method: every burst picks random flows and writes its frames outside the timed part (a NIC would have put
-// them into the cache); TSC around the timed part; several passes, the best and the median are printed.
+// Method: every burst picks random flows and writes its frames outside the timed part (a NIC would
+// have put them into the cache); TSC around the timed part; several passes, the best and the median
+// are printed.
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -70,7 +72,8 @@ class Bench {
     stats_ = std::make_unique<CoreStats>();
     core_ = std::make_unique<CoreState>(*arena_, limits_, seeds(), CoreId{0}, *stats_, Ticks{0});
     build_snapshot();
-    for (uint32_t a = 0; a < limits_.allocations; ++a) install(a);
+    for (uint32_t a = 0; a < limits_.allocations; ++a)
+      install(a);
     frames_.resize(kFrameRoom * kMaxBurst);
     out_ = std::make_unique<TxBurst>();
   }
@@ -100,7 +103,8 @@ class Bench {
     std::vector<uint32_t> slots(options_.burst);
     return run(
         [&] {
-          for (NarrowKey& key : keys) key = key_of(pick());
+          for (NarrowKey& key : keys)
+            key = key_of(pick());
         },
         [&] {
           auto& table = core_->flows.narrow;
@@ -108,7 +112,8 @@ class Bench {
             hashes[i] = hash_key(keys[i], core_->flows.seed);
             table.prefetch_group(hashes[i]);
           }
-          for (uint32_t i = 0; i < options_.burst; ++i) slots[i] = table.probe(hashes[i]);
+          for (uint32_t i = 0; i < options_.burst; ++i)
+            slots[i] = table.probe(hashes[i]);
           for (uint32_t i = 0; i < options_.burst; ++i) {
             uint32_t slot = slots[i];
             if (slot == kNoSlot || !same_key(table[slot].key, keys[i])) {
@@ -130,7 +135,9 @@ class Bench {
 
   Samples classify_only() {
     return run([&] { fill_datagrams(true); },
-               [&] { classify(*core_, {rx_.data(), options_.burst}, *core_->work); });
+               [&] {
+                 classify(*core_, {rx_.data(), options_.burst}, *core_->work);
+               });
   }
   Samples lookup_only() {
     return run(
@@ -160,10 +167,12 @@ class Bench {
     std::array<frame::Parsed, kMaxBurst> parsed;
     return run([&] { fill_frames(); },
                [&] {
-                 for (uint32_t i = 0; i < options_.burst; ++i) parse_one(i, parsed[i]);
+                 for (uint32_t i = 0; i < options_.burst; ++i)
+                   parse_one(i, parsed[i]);
                  out_->count = 0;
                  process(*core_, snapshot_, Ticks{1000}, {rx_.data(), options_.burst}, *out_);
-                 for (uint32_t i = 0; i < out_->count; ++i) write_one(out_->items[i], parsed[i]);
+                 for (uint32_t i = 0; i < out_->count; ++i)
+                   write_one(out_->items[i], parsed[i]);
                });
   }
 
@@ -179,9 +188,9 @@ class Bench {
   [[nodiscard]] bool all_relayed() const {
     const auto& o = stats_->outcomes;
     const auto got = [&](Outcome x) { return o[static_cast<size_t>(x)].get(); };
-    return got(Outcome::k_no_channel) + got(Outcome::k_no_allocation) +
-               got(Outcome::k_policed) + got(Outcome::k_no_permission) +
-               got(Outcome::k_reply_budget) + got(Outcome::k_reply_too_large) ==
+    return got(Outcome::k_no_channel) + got(Outcome::k_no_allocation) + got(Outcome::k_policed) +
+               got(Outcome::k_no_permission) + got(Outcome::k_reply_budget) +
+               got(Outcome::k_reply_too_large) ==
            0;
   }
   [[nodiscard]] double bytes_per_allocation() const {
@@ -189,9 +198,7 @@ class Bench {
   }
 
  private:
-  [[nodiscard]] CoreSeeds seeds() {
-    return {{random_(), random_()}, {random_(), random_()}};
-  }
+  [[nodiscard]] CoreSeeds seeds() { return {{random_(), random_()}, {random_(), random_()}}; }
   [[nodiscard]] uint32_t pick() {
     return static_cast<uint32_t>((random_() >> 32) * flow_count_ >> 32);
   }
@@ -204,7 +211,8 @@ class Bench {
     snapshot_.listeners.resize(1);
     snapshot_.listeners[0].port = 3478;
     snapshot_.listeners[0].nonce_features = kFeaturePasswordAlgorithms;
-    snapshot_.listeners[0].realm_attribute = {0, 0x14, 0, 8, 'b', 'e', 'n', 'c', 'h', '.', 'o', 'r'};
+    snapshot_.listeners[0].realm_attribute = {0,   0x14, 0,   8,   'b', 'e',
+                                              'n', 'c',  'h', '.', 'o', 'r'};
     snapshot_.listeners[0].algorithms_attribute = {0x80, 2, 0, 8, 0, 2, 0, 0, 0, 1, 0, 0};
     snapshot_.relay_port_low = 1024;
     snapshot_.reply_budget = {1ull << 50, 1ull << 50, 1u << 30};
@@ -212,13 +220,15 @@ class Bench {
   }
 
   [[nodiscard]] static TransportAddress client_of(uint32_t allocation) {
-    return {IpAddress::v4(0x0A000000u + allocation), static_cast<uint16_t>(1024 + allocation % 60000)};
+    return {IpAddress::v4(0x0A000000u + allocation),
+            static_cast<uint16_t>(1024 + allocation % 60000)};
   }
   [[nodiscard]] static TransportAddress peer_of(uint32_t flow) {
     return {IpAddress::v4(0x0B000000u + flow), static_cast<uint16_t>(2000 + flow % 50000)};
   }
   [[nodiscard]] static RelayLeg leg_of(uint32_t allocation) {
-    return {static_cast<uint16_t>(allocation / 60000), static_cast<uint16_t>(1024 + allocation % 60000)};
+    return {static_cast<uint16_t>(allocation / 60000),
+            static_cast<uint16_t>(1024 + allocation % 60000)};
   }
   [[nodiscard]] static uint16_t channel_of(uint32_t flow) {
     return static_cast<uint16_t>(kFirstChannel + flow % kChannelsPerAllocation);
@@ -280,8 +290,8 @@ class Bench {
       fields.source = client_of(flow / kChannelsPerAllocation);
       fields.destination = {IpAddress::v4(0xC6336400u), 3478};
       fields.body = {0x1234, true};
-      const size_t headers = frame::write_headers(
-          payload, options_.payload + kChannelHeaderSize, {}, fields);
+      const size_t headers =
+          frame::write_headers(payload, options_.payload + kChannelHeaderSize, {}, fields);
       frame_length_ = headers + options_.payload + kChannelHeaderSize;
       frame_start_[i] = payload - headers;
     }
@@ -398,26 +408,37 @@ int bench_main(int argc, char** argv) {
       return static_cast<uint32_t>(v);
     };
     if (arg == "--help") return usage(0);
-    if (arg == "--json") options.json = true;
-    else if (arg == "--payload") options.payload = number(1, 1400);
-    else if (arg == "--passes") options.passes = number(1, 1000);
-    else if (arg == "--packets") options.packets = number(64, 1u << 26);
-    else if (arg == "--burst") options.burst = number(1, kMaxBurst);
-    else if (arg == "--seed") options.seed = number(0, 0xffffffff);
-    else if (const unsigned long v = std::strtoul(arg.c_str(), nullptr, 10); v >= 64 && v <= 1u << 22)
+    if (arg == "--json")
+      options.json = true;
+    else if (arg == "--payload")
+      options.payload = number(1, 1400);
+    else if (arg == "--passes")
+      options.passes = number(1, 1000);
+    else if (arg == "--packets")
+      options.packets = number(64, 1u << 26);
+    else if (arg == "--burst")
+      options.burst = number(1, kMaxBurst);
+    else if (arg == "--seed")
+      options.seed = number(0, 0xffffffff);
+    else if (const unsigned long v = std::strtoul(arg.c_str(), nullptr, 10);
+             v >= 64 && v <= 1u << 22)
       flows.push_back(static_cast<uint32_t>(v));
-    else return usage(2);
+    else
+      return usage(2);
   }
   if (flows.empty()) flows = {65536, 1u << 20};
   if (!options.json)
     std::printf("%9s  %-28s %8s %8s %8s\n", "flows", "TSC cycles per packet", "best", "median",
                 "x table");
   bool ok = true;
-  for (const uint32_t n : flows) ok = measure(n, options) && ok;
+  for (const uint32_t n : flows)
+    ok = measure(n, options) && ok;
   return ok ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace culvert
 
-int main(int argc, char** argv) { return culvert::bench_main(argc, argv); }
+int main(int argc, char** argv) {
+  return culvert::bench_main(argc, argv);
+}

@@ -1,6 +1,6 @@
-// The flow table against DPDK's rte_hash bulk look-up: hits on random keys plus a touch of the 64-byte entry,
-// burst 32, TSC cycles per look-up, alternating passes in one run. rte_hash keeps keys apart from entries, so
-// its entries are prefetched by the positions it returns.
+// The flow table against DPDK's rte_hash bulk look-up: hits on random keys plus a touch of the
+// 64-byte entry, burst 32, TSC cycles per look-up, alternating passes in one run. rte_hash keeps
+// keys apart from entries, so its entries are prefetched by the positions it returns.
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_hash.h>
@@ -38,7 +38,9 @@ constexpr uint32_t kLookups = 1u << 18;
 class Contest {
  public:
   explicit Contest(uint32_t entries)
-      : entries_(entries), arena_(SwissTable<NarrowFlow>::bytes_for(entries) + 4096), touched_(entries) {
+      : entries_(entries),
+        arena_(SwissTable<NarrowFlow>::bytes_for(entries) + 4096),
+        touched_(entries) {
     table_.init(arena_, entries);
     const std::string name = "contest" + std::to_string(entries);
     rte_hash_parameters parameters{};
@@ -48,7 +50,8 @@ class Contest {
     parameters.hash_func = rte_hash_crc;
     parameters.socket_id = static_cast<int>(rte_socket_id());
     hash_ = rte_hash_create(&parameters);
-    if (hash_ == nullptr) throw std::runtime_error(std::string("rte_hash_create: ") + rte_strerror(rte_errno));
+    if (hash_ == nullptr)
+      throw std::runtime_error(std::string("rte_hash_create: ") + rte_strerror(rte_errno));
     for (uint32_t i = 0; i < entries; ++i) {
       const NarrowKey key = key_of(i);
       const uint32_t slot = table_.insert(hash_key(key, seed_));
@@ -71,11 +74,13 @@ class Contest {
         hashes[i] = hash_key(keys_[i], seed_);
         table_.prefetch_group(hashes[i]);
       }
-      for (uint32_t i = 0; i < kBurst; ++i) slots[i] = table_.probe(hashes[i]);
+      for (uint32_t i = 0; i < kBurst; ++i)
+        slots[i] = table_.probe(hashes[i]);
       for (uint32_t i = 0; i < kBurst; ++i) {
         uint32_t slot = slots[i];
         if (slot == kNoSlot || !same_key(table_[slot].key, keys_[i]))
-          slot = table_.find(hashes[i], [&](const NarrowFlow& f) { return same_key(f.key, keys_[i]); });
+          slot = table_.find(hashes[i],
+                             [&](const NarrowFlow& f) { return same_key(f.key, keys_[i]); });
         ++table_[slot].packets;
       }
     });
@@ -85,10 +90,13 @@ class Contest {
     return pass([&] {
       const void* pointers[kBurst];
       int32_t positions[kBurst];
-      for (uint32_t i = 0; i < kBurst; ++i) pointers[i] = &keys_[i];
+      for (uint32_t i = 0; i < kBurst; ++i)
+        pointers[i] = &keys_[i];
       (void)rte_hash_lookup_bulk(hash_, pointers, kBurst, positions);
-      for (uint32_t i = 0; i < kBurst; ++i) rte_prefetch0(&touched_[static_cast<size_t>(positions[i])]);
-      for (uint32_t i = 0; i < kBurst; ++i) ++touched_[static_cast<size_t>(positions[i])].packets;
+      for (uint32_t i = 0; i < kBurst; ++i)
+        rte_prefetch0(&touched_[static_cast<size_t>(positions[i])]);
+      for (uint32_t i = 0; i < kBurst; ++i)
+        ++touched_[static_cast<size_t>(positions[i])].packets;
     });
   }
 
@@ -136,11 +144,12 @@ void run(uint32_t entries) {
 
 int main(int argc, char** argv) {
   if (argc > 1) {
-    std::puts("usage: table_bench\nCycles per look-up and touch: the flow table against rte_hash bulk.");
+    std::puts(
+        "usage: table_bench\nCycles per look-up and touch: the flow table against rte_hash bulk.");
     return argc == 2 && std::string(argv[1]) == "--help" ? 0 : 2;
   }
-  const char* eal[] = {"table_bench", "--no-huge", "-m", "1024", "--no-pci", "--no-telemetry",
-                       "--log-level=error", "-l", "0"};
+  const char* eal[] = {"table_bench",    "--no-huge",         "-m", "1024", "--no-pci",
+                       "--no-telemetry", "--log-level=error", "-l", "0"};
   if (rte_eal_init(static_cast<int>(std::size(eal)), const_cast<char**>(eal)) < 0) {
     std::fprintf(stderr, "table_bench: rte_eal_init: %s\n", rte_strerror(rte_errno));
     return 1;
@@ -148,7 +157,8 @@ int main(int argc, char** argv) {
   std::printf("%9s  %9s %9s   %9s %9s   %6s\n", "entries", "own best", "median", "rte best",
               "median", "ratio");
   try {
-    for (const uint32_t entries : {65536u, 1u << 20}) culvert::run(entries);
+    for (const uint32_t entries : {65536u, 1u << 20})
+      culvert::run(entries);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "table_bench: %s\n", error.what());
     return 1;

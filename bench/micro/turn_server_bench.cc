@@ -199,7 +199,8 @@ class WholeRelay {
         server_(config_, engine_, random_, {}, now_),
         card_(network_, engine_.snapshot(), {}),
         driver_(card_, 0),
-        worker_(driver_, engine_.board(), 0, limits(config_), CoreSeeds{}, engine_.mutable_stats(0)) {
+        worker_(driver_, engine_.board(), 0, limits(config_), CoreSeeds{},
+                engine_.mutable_stats(0)) {
     const ClientTuple from{client_, 0, 0};
     allocate_ = request(stun::kAllocate, engine_.snapshot(), from, sha256);
     remove_ = request(stun::kRefresh, engine_.snapshot(), from, sha256);

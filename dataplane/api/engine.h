@@ -1,5 +1,5 @@
-// The verbs control has toward the data plane, so that control is tested without one (RecordingEngine)
-// and the data plane without control. All calls come from the one control thread.
+// The verbs control has toward the data plane, so that control is tested without one
+// (RecordingEngine) and the data plane without control. All calls come from the one control thread.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ class Engine {
 
   [[nodiscard]] virtual CoreId cores() const = 0;
 
-  // Sends one command (its fixed part is `kFixedBytes` long at most and starts with a CommandHead whose
-  // header.type is set). False: that core's command ring is full and nothing was sent; the caller
-  // drops the request (the client retransmits) or tries again.
+  // Sends one command (its fixed part is `kFixedBytes` long at most and starts with a CommandHead
+  // whose header.type is set). False: that core's command ring is full and nothing was sent; the
+  // caller drops the request (the client retransmits) or tries again.
   [[nodiscard]] virtual bool send_raw(CoreId core, std::span<const uint8_t> fixed,
                                       std::span<const uint8_t> payload_first,
                                       std::span<const uint8_t> payload_second) = 0;
@@ -43,8 +43,9 @@ class Engine {
 
   [[nodiscard]] virtual const CoreStats& stats(CoreId core) const = 0;
 
-  // Bytes each of that core's policers was asked to let through (passed or not) since start, by policer
-  // number: what control shares a user's bandwidth by. nullptr: not counted; then shares are equal.
+  // Bytes each of that core's policers was asked to let through (passed or not) since start, by
+  // policer number: what control shares a user's bandwidth by. nullptr: not counted; then shares
+  // are equal.
   [[nodiscard]] virtual const Counter* policer_bytes(CoreId core) const {
     static_cast<void>(core);
     return nullptr;

@@ -15,7 +15,8 @@ constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 void encode3(const uint8_t* from, char* to) {
   const uint32_t v = static_cast<uint32_t>(from[0]) << 16 | static_cast<uint32_t>(from[1]) << 8 |
                      static_cast<uint32_t>(from[2]);
-  for (int i = 0; i < 4; ++i) to[i] = kAlphabet[(v >> (18 - 6 * i)) & 63];
+  for (int i = 0; i < 4; ++i)
+    to[i] = kAlphabet[(v >> (18 - 6 * i)) & 63];
 }
 
 // -1 for a character outside the alphabet.

@@ -1,7 +1,7 @@
-// The stateless nonce (RFC 8489 sections 9.2 and 18.1): "obMatJos2", four base64 characters with the 24
-// security feature bits, then 16 base64 characters of 12 bytes: time (4) and a keyed MAC (8) over realm,
-// features, time and the client's transport address. Nothing is stored: whoever holds the keys can
-// check it, and two clients never get the same one.
+// The stateless nonce (RFC 8489 sections 9.2 and 18.1): "obMatJos2", four base64 characters with
+// the 24 security feature bits, then 16 base64 characters of 12 bytes: time (4) and a keyed MAC (8)
+// over realm, features, time and the client's transport address. Nothing is stored: whoever holds
+// the keys can check it, and two clients never get the same one.
 #pragma once
 
 #include <array>
@@ -29,7 +29,8 @@ struct NonceCheck {
 
 [[nodiscard]] Nonce make_nonce(const NonceKeys& keys, uint16_t realm, uint32_t features,
                                const TransportAddress& client);
-// kStale: ours but older than `lifetime_seconds`. kForeign: not ours, or for another client or realm.
+// kStale: ours but older than `lifetime_seconds`. kForeign: not ours, or for another client or
+// realm.
 [[nodiscard]] NonceCheck check_nonce(const NonceKeys& keys, uint16_t realm,
                                      const TransportAddress& client, std::span<const uint8_t> nonce,
                                      uint32_t lifetime_seconds);

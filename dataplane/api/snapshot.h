@@ -23,17 +23,17 @@ struct LocalAddress {
 struct Listener {
   uint16_t address = 0;  // index into addresses
   uint16_t port = 0;
-  uint16_t realm = 0;    // control's realm index
-  uint32_t nonce_features = 0;              // 24 STUN security feature bits of the nonce cookie
-  std::vector<uint8_t> realm_attribute;     // REALM
+  uint16_t realm = 0;                         // control's realm index
+  uint32_t nonce_features = 0;                // 24 STUN security feature bits of the nonce cookie
+  std::vector<uint8_t> realm_attribute;       // REALM
   std::vector<uint8_t> algorithms_attribute;  // PASSWORD-ALGORITHMS; empty: not offered
 };
 
-// Two keys so that rotation does not invalidate nonces in use. A nonce carries the low bit of the key
-// epoch it was made with.
+// Two keys so that rotation does not invalidate nonces in use. A nonce carries the low bit of the
+// key epoch it was made with.
 struct NonceKeys {
   SipKey key[2];
-  uint32_t current = 0;  // epoch; key[current & 1] makes new nonces
+  uint32_t current = 0;      // epoch; key[current & 1] makes new nonces
   uint32_t now_seconds = 0;  // coarse wall-free clock, advanced by control at each publication
 };
 

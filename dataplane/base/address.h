@@ -44,8 +44,8 @@ struct IpAddress {
 
   [[nodiscard]] bool is_v4() const { return family == Family::kIpv4; }
   [[nodiscard]] bool is_v6() const { return family == Family::kIpv6; }
-  // An IPv6 address of the form ::ffff:a.b.c.d: the spelling that IPv4 has in here. On the wire it belongs to
-  // nobody, and no table may take it.
+  // An IPv6 address of the form ::ffff:a.b.c.d: the spelling that IPv4 has in here. On the wire it
+  // belongs to nobody, and no table may take it.
   [[nodiscard]] bool is_v4_mapped_v6() const {
     return is_v6() && load_be64(bytes.data()) == 0 && load_be32(&bytes[8]) == 0xffff;
   }

@@ -28,7 +28,8 @@ class Arena {
     static_assert(std::is_trivially_destructible_v<T>);
     constexpr size_t align = alignof(T) > kCacheLine ? alignof(T) : kCacheLine;
     T* first = static_cast<T*>(take(count * sizeof(T), align));
-    for (size_t i = 0; i < count; ++i) new (first + i) T{};
+    for (size_t i = 0; i < count; ++i)
+      new (first + i) T{};
     return {first, count};
   }
 

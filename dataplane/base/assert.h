@@ -1,5 +1,5 @@
-// Three classes of assertion (DESIGN style rule 7). Bytes from the network never reach one: a packet
-// that does not parse is an Outcome.
+// Three classes of assertion (DESIGN style rule 7). Bytes from the network never reach one: a
+// packet that does not parse is an Outcome.
 //
 //   ENSURE(x)            a broken invariant after which memory cannot be trusted: abort, always.
 //   EXPECT_INVARIANT(x)  a broken invariant that can be contained: abort in debug builds, false in
@@ -20,8 +20,9 @@ namespace culvert {
 
 }  // namespace culvert
 
-#define ENSURE(x) \
-  (__builtin_expect(static_cast<bool>(x), 1) ? void(0) : ::culvert::ensure_failed(#x, __FILE__, __LINE__))
+#define ENSURE(x)                                      \
+  (__builtin_expect(static_cast<bool>(x), 1) ? void(0) \
+                                             : ::culvert::ensure_failed(#x, __FILE__, __LINE__))
 
 #ifdef NDEBUG
 #define EXPECT_INVARIANT(x) (__builtin_expect(static_cast<bool>(x), 1))

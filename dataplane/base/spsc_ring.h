@@ -1,5 +1,6 @@
-// Single-producer single-consumer ring of 64-byte slots; a message is one header slot followed by as
-// many payload slots as it needs, contiguous in memory. One ring per pair of threads and direction.
+// Single-producer single-consumer ring of 64-byte slots; a message is one header slot followed by
+// as many payload slots as it needs, contiguous in memory. One ring per pair of threads and
+// direction.
 //
 // Invariants: head_ is written by the producer only, tail_ by the consumer only, each on its own
 // pair of cache lines with the other side's last seen value cached beside it (no shared write).
@@ -24,17 +25,17 @@ static_assert(sizeof(RingSlot) == 64);
 
 // What lies in the first 8 bytes of every message.
 struct MessageHeader {
-  uint16_t type = 0;          // the message's own enum; kSkip is reserved
-  uint16_t slots = 0;         // whole message, header slot included
-  uint32_t payload_len = 0;   // bytes after the fixed part (which is one or two slots)
+  uint16_t type = 0;         // the message's own enum; kSkip is reserved
+  uint16_t slots = 0;        // whole message, header slot included
+  uint32_t payload_len = 0;  // bytes after the fixed part (which is one or two slots)
   static constexpr uint16_t kSkip = 0xffff;
 };
 static_assert(sizeof(MessageHeader) == 8);
 
 class SpscRing {
  public:
-  // Shortest ring: a message may take a quarter of a ring, and a full STUN message (kMaxStunMessage,
-  // 32 slots) with its fixed part (2 slots) must fit.
+  // Shortest ring: a message may take a quarter of a ring, and a full STUN message
+  // (kMaxStunMessage, 32 slots) with its fixed part (2 slots) must fit.
   static constexpr uint32_t kMinSlots = 256;
 
   SpscRing() = default;
@@ -46,8 +47,8 @@ class SpscRing {
     mask_ = static_cast<uint32_t>(slots.size() - 1);
   }
 
-  // Producer: room for `count` slots in a row, or nullptr when the ring is full. The message becomes
-  // visible with commit().
+  // Producer: room for `count` slots in a row, or nullptr when the ring is full. The message
+  // becomes visible with commit().
   [[nodiscard]] RingSlot* reserve(uint32_t count) {
     ENSURE(count >= 1 && count <= longest_message());
     const uint32_t head = producer_.index.load(std::memory_order_relaxed);
@@ -62,8 +63,8 @@ class SpscRing {
     reserved_ = skip + count;
     return &slots_[reserved_start_ & mask_];
   }
-  // Producer: whether reserve(count) would succeed and leave `spare` slots besides. Stays true until the
-  // producer writes: the consumer only makes room.
+  // Producer: whether reserve(count) would succeed and leave `spare` slots besides. Stays true
+  // until the producer writes: the consumer only makes room.
   [[nodiscard]] bool can_reserve(uint32_t count, uint32_t spare = 0) {
     const uint32_t head = producer_.index.load(std::memory_order_relaxed);
     const uint32_t to_end = capacity() - (head & mask_);
@@ -75,7 +76,8 @@ class SpscRing {
     reserved_ = 0;
   }
 
-  // Consumer: the next message not yet read, or nullptr. What it points to stays valid until release().
+  // Consumer: the next message not yet read, or nullptr. What it points to stays valid until
+  // release().
   [[nodiscard]] const RingSlot* read() {
     const RingSlot* at = front();
     if (at != nullptr) consumer_cursor_ += slots_of(at);

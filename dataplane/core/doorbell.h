@@ -1,8 +1,8 @@
 // Wakes a thread that sleeps on a file descriptor without a system call for one that is awake.
 //
-// The sleeper: arm(), look at its rings once more, sleep, disarm(). The other side: publish to the ring, then
-// must_ring(). Both are sequentially consistent read-modify-writes, so either the sleeper sees the message
-// or the ringer sees the sleeper: no wake-up is lost.
+// The sleeper: arm(), look at its rings once more, sleep, disarm(). The other side: publish to the
+// ring, then must_ring(). Both are sequentially consistent read-modify-writes, so either the
+// sleeper sees the message or the ringer sees the sleeper: no wake-up is lost.
 #pragma once
 
 #include <atomic>

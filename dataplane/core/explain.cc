@@ -10,8 +10,10 @@ namespace {
 
 template <class Flow>
 [[nodiscard]] const SwissTable<Flow>& table_of(const FlowState& flows) {
-  if constexpr (std::is_same_v<Flow, NarrowFlow>) return flows.narrow;
-  else return flows.wide;
+  if constexpr (std::is_same_v<Flow, NarrowFlow>)
+    return flows.narrow;
+  else
+    return flows.wide;
 }
 
 class Explainer {
@@ -31,8 +33,7 @@ class Explainer {
   }
 
   ExplainReport from_peer(const Explain& q) {
-    if (q.from.ip.is_v4() && peer<NarrowFlow>(peer_key<NarrowKey>(q.from, q.relay)))
-      return report_;
+    if (q.from.ip.is_v4() && peer<NarrowFlow>(peer_key<NarrowKey>(q.from, q.relay))) return report_;
     if (peer<WideFlow>(peer_key<WideKey>(q.from, q.relay))) return report_;
     const PortEntry* entry = flows_.port(q.relay);
     if (entry == nullptr || entry->allocation >= flows_.allocations.size())
@@ -72,8 +73,8 @@ class Explainer {
   template <class Flow>
   const Flow* find(const decltype(Flow::key)& key) const {
     const SwissTable<Flow>& table = table_of<Flow>(flows_);
-    const uint32_t slot = table.find(hash_key(key, flows_.seed),
-                                     [&](const Flow& f) { return same_key(f.key, key); });
+    const uint32_t slot =
+        table.find(hash_key(key, flows_.seed), [&](const Flow& f) { return same_key(f.key, key); });
     return slot == kNoSlot ? nullptr : &table[slot];
   }
   // True when the channel exists; the report then says what becomes of the datagram.
@@ -117,8 +118,7 @@ class Explainer {
 
 ExplainReport explain(const CoreState& core, const Snapshot&, const Explain& question, Ticks now) {
   Explainer explainer(core, now);
-  return question.relay.present() ? explainer.from_peer(question)
-                                  : explainer.from_client(question);
+  return question.relay.present() ? explainer.from_peer(question) : explainer.from_client(question);
 }
 
 }  // namespace culvert

@@ -1,4 +1,5 @@
-// "What would happen to this datagram?" without sending it: the same tables, keys and rules as the path.
+// "What would happen to this datagram?" without sending it: the same tables, keys and rules as the
+// path.
 #pragma once
 
 #include "dataplane/api/snapshot.h"

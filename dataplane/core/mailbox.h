@@ -1,5 +1,5 @@
-// A core's connections: rings to and from control and the other cores, and the doorbells beside them. Owned
-// by RingEngine; a worker holds pointers.
+// A core's connections: rings to and from control and the other cores, and the doorbells beside
+// them. Owned by RingEngine; a worker holds pointers.
 #pragma once
 
 #include <array>

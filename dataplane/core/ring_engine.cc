@@ -11,8 +11,8 @@ namespace {
 
 [[nodiscard]] size_t ring_arena_bytes(const RingEngine::Options& o) {
   const size_t pairs = size_t{o.cores} * (o.cores - 1u);
-  const size_t slots = size_t{o.cores} * (o.command_slots + size_t{o.event_slots}) +
-                       pairs * o.handoff_slots;
+  const size_t slots =
+      size_t{o.cores} * (o.command_slots + size_t{o.event_slots}) + pairs * o.handoff_slots;
   return slots * sizeof(RingSlot) + (2u * o.cores + pairs + 1) * kCacheLine;
 }
 
@@ -81,8 +81,12 @@ bool RingEngine::send_raw(CoreId core, std::span<const uint8_t> fixed,
   return true;
 }
 
-const RingSlot* RingEngine::front_event(CoreId core) { return mailboxes_[core].events.front(); }
-void RingEngine::pop_event(CoreId core) { mailboxes_[core].events.pop(); }
+const RingSlot* RingEngine::front_event(CoreId core) {
+  return mailboxes_[core].events.front();
+}
+void RingEngine::pop_event(CoreId core) {
+  mailboxes_[core].events.pop();
+}
 
 void RingEngine::publish(std::unique_ptr<const Snapshot> snapshot) {
   ENSURE(snapshot->version > live_->version);
@@ -97,7 +101,8 @@ void RingEngine::reclaim() {
   uint64_t oldest = live_->version;
   for (const CoreStats& s : stats_)
     oldest = std::min(oldest, s.seen_version.load(std::memory_order_acquire));
-  while (!retired_.empty() && retired_.front()->version < oldest) retired_.pop_front();
+  while (!retired_.empty() && retired_.front()->version < oldest)
+    retired_.pop_front();
 }
 
 bool RingEngine::prepare_sleep() {

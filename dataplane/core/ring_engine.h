@@ -1,6 +1,6 @@
-// The Engine that control talks to when cores are real: command and event rings, snapshot publication
-// with QSBR reclamation, wake-ups. The same object serves threads (culvertd) and single-threaded virtual
-// time (simulator, benchmarks); it starts no thread itself.
+// The Engine that control talks to when cores are real: command and event rings, snapshot
+// publication with QSBR reclamation, wake-ups. The same object serves threads (culvertd) and
+// single-threaded virtual time (simulator, benchmarks); it starts no thread itself.
 #pragma once
 
 #include <deque>
@@ -19,7 +19,7 @@ class RingEngine final : public Engine {
     CoreId cores = 1;
     uint32_t command_slots = 16384;  // 64 bytes each, power of two
     uint32_t event_slots = 16384;
-    uint32_t handoff_slots = 8192;   // per pair of cores; a quarter holds the longest datagram
+    uint32_t handoff_slots = 8192;  // per pair of cores; a quarter holds the longest datagram
   };
   RingEngine(const Options& options, std::unique_ptr<const Snapshot> first);
   ~RingEngine() override;

@@ -1,5 +1,5 @@
-// The records of a core's tables, laid out by cache line, key first (a prefetch of the key brings the rest
-// of the line). Sizes are the memory budget of the relay: see docs/limits.md.
+// The records of a core's tables, laid out by cache line, key first (a prefetch of the key brings
+// the rest of the line). Sizes are the memory budget of the relay: see docs/limits.md.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,8 @@ enum class FlowKind : uint8_t {
   kFromPeer = 2,    // key: peer's transport address, relayed address and port
 };
 
-// Both sides IPv4. 16 bytes; every byte is part of the key, so it is hashed and compared as two words.
+// Both sides IPv4. 16 bytes; every byte is part of the key, so it is hashed and compared as two
+// words.
 struct NarrowKey {
   uint32_t source_ip = 0;
   uint16_t source_port = 0;
@@ -66,7 +67,7 @@ struct alignas(64) NarrowFlow {
   uint32_t twin = kNoSlot;  // slot of the other direction
   // kFromClient: next channel of the same permission. kFromPeer: the channel's own deadline.
   uint32_t link = kNoSlot;
-  uint32_t packets = 0;     // folded into the allocation at each refresh (at most every 600 s)
+  uint32_t packets = 0;  // folded into the allocation at each refresh (at most every 600 s)
   uint64_t bytes = 0;
 };
 static_assert(sizeof(NarrowFlow) == 64);
@@ -93,15 +94,19 @@ static_assert(sizeof(WideFlow) == 128);
 [[nodiscard]] inline TransportAddress destination(const NarrowFlow& flow) {
   return {IpAddress::v4(flow.to_ip), flow.to_port};
 }
-[[nodiscard]] inline const TransportAddress& destination(const WideFlow& flow) { return flow.to; }
+[[nodiscard]] inline const TransportAddress& destination(const WideFlow& flow) {
+  return flow.to;
+}
 inline void set_destination(NarrowFlow& flow, const TransportAddress& to) {
   flow.to_ip = to.ip.v4_host();
   flow.to_port = to.port;
 }
-inline void set_destination(WideFlow& flow, const TransportAddress& to) { flow.to = to; }
+inline void set_destination(WideFlow& flow, const TransportAddress& to) {
+  flow.to = to;
+}
 
-// A permission (RFC 8656 section 9): an allocation and a peer IP address, any port. 32 bytes. The heads
-// of its channels in both tables hang off it, so a refresh reaches them without a search.
+// A permission (RFC 8656 section 9): an allocation and a peer IP address, any port. 32 bytes. The
+// heads of its channels in both tables hang off it, so a refresh reaches them without a search.
 struct Permission {
   std::array<uint8_t, 16> peer{};  // v4-mapped for IPv4: peers of both families share one table
   uint32_t allocation = 0;
@@ -117,8 +122,8 @@ struct AllocationLeg {
   Ticks deadline = 0;
 };
 
-// Read by Send, Data and commands; a channel's packets never touch it. 104 bytes: three fit two lines and a
-// half, and a line more per allocation would cost the memory budget more than it gains.
+// Read by Send, Data and commands; a channel's packets never touch it. 104 bytes: three fit two
+// lines and a half, and a line more per allocation would cost the memory budget more than it gains.
 struct Allocation {
   ClientTuple client;
   uint32_t generation = 0;
@@ -137,7 +142,9 @@ struct Allocation {
 static_assert(sizeof(Allocation) == 104);
 static_assert(kMaxPermissionsPerAllocation < 1u << 11 && kMaxChannelsPerAllocation < 1u << 11);
 
-[[nodiscard]] constexpr size_t leg_index(Family family) { return family == Family::kIpv6 ? 1 : 0; }
+[[nodiscard]] constexpr size_t leg_index(Family family) {
+  return family == Family::kIpv6 ? 1 : 0;
+}
 
 // A client whose allocation another core owns (a used reservation).
 struct Redirect {
@@ -154,17 +161,18 @@ struct PortEntry {
   Egress egress = kNoEgress;
 };
 
-// Token bucket of one user on one core, both directions of all of its allocations together. 32 bytes: two
-// to a line, and a burst prefetches them while its flows are being resolved.
+// Token bucket of one user on one core, both directions of all of its allocations together. 32
+// bytes: two to a line, and a burst prefetches them while its flows are being resolved.
 struct alignas(32) Policer {
   uint64_t rate_bytes_per_second = 0;  // 0: unlimited
   int64_t burst_bytes = 0;
   int64_t tokens_bytes = 0;
   Ticks last = 0;
-  uint32_t remainder = 0;  // of a byte, in thousandths: without it 1999 B/s asked each ms would be 1000
+  uint32_t remainder =
+      0;  // of a byte, in thousandths: without it 1999 B/s asked each ms would be 1000
 
-  // Refill after longer silence than this is this much: it fills any burst, and the product below stays
-  // within 64 bits up to 5 TB/s.
+  // Refill after longer silence than this is this much: it fills any burst, and the product below
+  // stays within 64 bits up to 5 TB/s.
   static constexpr uint32_t kMaxRefillMs = 3'600'000;
 
   [[nodiscard]] bool admit(uint32_t bytes, Ticks now) {

@@ -1,5 +1,6 @@
-// Seeded hash of fixed-size keys: one 64x64->128 multiply per 16 bytes, folded. A CRC would be cheaper
-// by a cycle but is linear: its collisions do not depend on the seed, so anyone could compute them.
+// Seeded hash of fixed-size keys: one 64x64->128 multiply per 16 bytes, folded. A CRC would be
+// cheaper by a cycle but is linear: its collisions do not depend on the seed, so anyone could
+// compute them.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,10 @@ template <class Key>
   uint64_t w[sizeof(Key) / 8];
   std::memcpy(w, &key, sizeof key);
   const uint64_t h = hash_fold(w[0] ^ seed.a, w[1] ^ seed.b);
-  if constexpr (sizeof(Key) == 16) return h;
-  else return hash_fold(h ^ w[2] ^ seed.b, w[3] ^ seed.a);
+  if constexpr (sizeof(Key) == 16)
+    return h;
+  else
+    return hash_fold(h ^ w[2] ^ seed.b, w[3] ^ seed.a);
 }
 
 }  // namespace culvert

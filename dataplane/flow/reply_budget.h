@@ -1,7 +1,8 @@
-// How many bytes a core may spend on answers nobody has authenticated (DESIGN 5). Token buckets per source
-// prefix (/24, /56) and for the core, in bytes out minus bytes in. A challenge is paid back when a request
-// with a valid nonce comes from the prefix, so clients that complete are never limited; what is paid back
-// never exceeds what that prefix was charged, so a host cannot fill the purse for spoofed sources.
+// How many bytes a core may spend on answers nobody has authenticated (DESIGN 5). Token buckets per
+// source prefix (/24, /56) and for the core, in bytes out minus bytes in. A challenge is paid back
+// when a request with a valid nonce comes from the prefix, so clients that complete are never
+// limited; what is paid back never exceeds what that prefix was charged, so a host cannot fill the
+// purse for spoofed sources.
 //
 // Buckets live in a 4-way set-associative array with a seeded hash: a flood of prefixes evicts the
 // fullest bucket of a set (the one with the least to remember), never the busy ones.
@@ -59,8 +60,7 @@ class ReplyBudgetBuckets {
     Bucket& prefix = find(source, now, budget);
     const int64_t back = std::min<int64_t>(cost, prefix.charged);
     prefix.charged -= back;
-    prefix.tokens =
-        std::min(prefix.tokens + back, capacity(budget.per_prefix_bytes_per_second));
+    prefix.tokens = std::min(prefix.tokens + back, capacity(budget.per_prefix_bytes_per_second));
     total_.tokens = std::min(total_.tokens + back, capacity(budget.total_bytes_per_second));
     return back != 0;
   }
@@ -98,8 +98,8 @@ class ReplyBudgetBuckets {
   }
   void refill_units(uint32_t per_second, Ticks now) {
     const uint64_t elapsed = std::min<uint32_t>(now - bad_nonce_last_, 1000);
-    bad_nonce_milli_ = std::min<uint64_t>(bad_nonce_milli_ + elapsed * per_second,
-                                          uint64_t{per_second} * 1000);
+    bad_nonce_milli_ =
+        std::min<uint64_t>(bad_nonce_milli_ + elapsed * per_second, uint64_t{per_second} * 1000);
     bad_nonce_last_ = now;
   }
 

@@ -22,15 +22,16 @@ size_t FlowState::table_bytes(const CoreLimits& l) {
   return SwissTable<NarrowFlow>::bytes_for(size_t{l.narrow_channels} * 2) +
          SwissTable<WideFlow>::bytes_for(wide * 2) +
          decltype(permission_table)::bytes_for(l.permissions) +
-         decltype(clients_)::bytes_for(l.allocations) +
-         size_t{l.allocations} * sizeof(Allocation) + TimerWheel::bytes_for(l.allocations);
+         decltype(clients_)::bytes_for(l.allocations) + size_t{l.allocations} * sizeof(Allocation) +
+         TimerWheel::bytes_for(l.allocations);
 }
 
 size_t FlowState::arena_bytes(const CoreLimits& l) {
   const size_t span = size_t{l.relay_port_high} - l.relay_port_low + 1;
   constexpr size_t kSlack = 64 * 1024;  // alignment of a dozen pieces
   return table_bytes(l) + SwissTable<Redirect>::bytes_for(kMaxRedirects) +
-         span * l.addresses * sizeof(PortEntry) + size_t{l.policers} * (sizeof(Policer) + sizeof(Counter)) +
+         span * l.addresses * sizeof(PortEntry) +
+         size_t{l.policers} * (sizeof(Policer) + sizeof(Counter)) +
          ReplyBudgetBuckets::bytes_for() + kSlack;
 }
 
@@ -219,8 +220,10 @@ ApplyError FlowState::permit(uint32_t index, std::span<const PermissionPeer> pee
 }
 
 void FlowState::update_permission(Allocation& a, Permission& p) {
-  if (is_wide(a, p)) update_channels<WideFlow>(a, p);
-  else update_channels<NarrowFlow>(a, p);
+  if (is_wide(a, p))
+    update_channels<WideFlow>(a, p);
+  else
+    update_channels<NarrowFlow>(a, p);
 }
 
 // The flows' one deadline follows whichever of channel, permission and allocation ends first.
@@ -240,14 +243,17 @@ void FlowState::erase_permission(uint32_t index, uint32_t slot) {
   Allocation& a = allocations[index];
   Permission& p = permission_table[slot];
   while (p.channels != kNoSlot) {
-    if (is_wide(a, p)) erase_channel<WideFlow>(a, p.channels);
-    else erase_channel<NarrowFlow>(a, p.channels);
+    if (is_wide(a, p))
+      erase_channel<WideFlow>(a, p.channels);
+    else
+      erase_channel<NarrowFlow>(a, p.channels);
   }
   if (a.permissions == slot) {
     a.permissions = next_of(p);
   } else {
     uint32_t before = a.permissions;
-    while (next_of(permission_table[before]) != slot) before = next_of(permission_table[before]);
+    while (next_of(permission_table[before]) != slot)
+      before = next_of(permission_table[before]);
     set_next(permission_table[before], next_of(p));
   }
   --a.permission_count;
@@ -279,7 +285,8 @@ void FlowState::erase_channel(Allocation& a, uint32_t client_slot) {
   const uint32_t permission = find_permission(index, peer.ip);
   ENSURE(permission != kNoSlot);
   uint32_t* link = &permission_table[permission].channels;
-  while (*link != client_slot) link = &flows[*link].link;
+  while (*link != client_slot)
+    link = &flows[*link].link;
   *link = from_client.link;
 
   flows.erase(from_client.twin, hash_key(from_peer.key, seed));
@@ -332,8 +339,8 @@ ApplyError FlowState::bind_channel(uint32_t index, const BindChannel& command, T
   const bool wide_flow = a.client.client.ip.is_v6() || peer.ip.is_v6();
 
   // The same channel number may stand in the other table, for a peer of the other family.
-  ApplyError error = check_channel_free<NarrowFlow>(index, command.channel,
-                                                    wide_flow ? nullptr : &peer, now);
+  ApplyError error =
+      check_channel_free<NarrowFlow>(index, command.channel, wide_flow ? nullptr : &peer, now);
   if (error == ApplyError::kNone)
     error = check_channel_free<WideFlow>(index, command.channel, wide_flow ? &peer : nullptr, now);
   if (error != ApplyError::kNone) return error;
@@ -344,8 +351,7 @@ ApplyError FlowState::bind_channel(uint32_t index, const BindChannel& command, T
 }
 
 template <class Flow>
-ApplyError FlowState::bind_in(uint32_t index, bool room, const BindChannel& command,
-                              Ticks now) {
+ApplyError FlowState::bind_in(uint32_t index, bool room, const BindChannel& command, Ticks now) {
   using Key = typename FlowTraits<Flow>::Key;
   SwissTable<Flow>& flows = table<Flow>();
   Allocation& a = allocations[index];
@@ -402,8 +408,10 @@ void FlowState::drop_dead_channels(Allocation& a, Permission& p, Ticks now, Tick
   for (uint32_t slot = p.channels; slot != kNoSlot;) {
     const uint32_t next = flows[slot].link;
     const Ticks deadline = flows[flows[slot].twin].link;
-    if (ticks_reached(now, deadline)) erase_channel<Flow>(a, slot);
-    else earliest = ticks_earlier(earliest, deadline);
+    if (ticks_reached(now, deadline))
+      erase_channel<Flow>(a, slot);
+    else
+      earliest = ticks_earlier(earliest, deadline);
     slot = next;
   }
 }
@@ -414,17 +422,23 @@ uint8_t FlowState::sweep(uint32_t index, Ticks now) {
   Ticks earliest = now + kMaxAllocationLifetimeSeconds * kTicksPerSecond;
   for (size_t i = 0; i < 2; ++i) {
     if (!a.leg[i].relay.present()) continue;
-    if (ticks_reached(now, a.leg[i].deadline)) ended |= static_cast<uint8_t>(1u << i);
-    else earliest = ticks_earlier(earliest, a.leg[i].deadline);
+    if (ticks_reached(now, a.leg[i].deadline))
+      ended |= static_cast<uint8_t>(1u << i);
+    else
+      earliest = ticks_earlier(earliest, a.leg[i].deadline);
   }
   for (uint32_t slot = a.permissions; slot != kNoSlot;) {
     Permission& p = permission_table[slot];
     const uint32_t next = next_of(p);
-    if (is_wide(a, p)) drop_dead_channels<WideFlow>(a, p, now, earliest);
-    else drop_dead_channels<NarrowFlow>(a, p, now, earliest);
+    if (is_wide(a, p))
+      drop_dead_channels<WideFlow>(a, p, now, earliest);
+    else
+      drop_dead_channels<NarrowFlow>(a, p, now, earliest);
     // A dead permission whose channel is still bound stays: refreshing the channel revives it.
-    if (!ticks_reached(now, p.deadline)) earliest = ticks_earlier(earliest, p.deadline);
-    else if (p.channels == kNoSlot) erase_permission(index, slot);
+    if (!ticks_reached(now, p.deadline))
+      earliest = ticks_earlier(earliest, p.deadline);
+    else if (p.channels == kNoSlot)
+      erase_permission(index, slot);
     slot = next;
   }
   wheel.arm(index, earliest);
@@ -450,8 +464,10 @@ AllocationCounters FlowState::counters(uint32_t index) const {
   AllocationCounters sum = a.counters;
   for (uint32_t slot = a.permissions; slot != kNoSlot; slot = next_of(permission_table[slot])) {
     const Permission& p = permission_table[slot];
-    if (is_wide(a, p)) add_counters<WideFlow>(p, sum);
-    else add_counters<NarrowFlow>(p, sum);
+    if (is_wide(a, p))
+      add_counters<WideFlow>(p, sum);
+    else
+      add_counters<NarrowFlow>(p, sum);
   }
   return sum;
 }
@@ -473,8 +489,7 @@ void FlowState::remove_redirect(const ClientTuple& client) {
 
 uint32_t FlowState::find_redirect(const ClientTuple& client) const {
   if (redirects.size() == 0) return kNoSlot;
-  return redirects.find(client_hash(client),
-                        [&](const Redirect& r) { return r.client == client; });
+  return redirects.find(client_hash(client), [&](const Redirect& r) { return r.client == client; });
 }
 
 }  // namespace culvert

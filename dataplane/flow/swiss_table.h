@@ -2,15 +2,16 @@
 //
 // One byte per slot holds 7 bits of the hash or "empty"; sixteen of them are compared in one
 // instruction. A look-up that hits touches one control line (small, stays in cache) and one entry.
-// Deletion leaves no tombstones: each group counts the entries that had to go past it, and a look-up
-// stops at the first group that nothing went past. So a table that has churned for a year is as fast
-// as a new one.
+// Deletion leaves no tombstones: each group counts the entries that had to go past it, and a
+// look-up stops at the first group that nothing went past. So a table that has churned for a year
+// is as fast as a new one.
 //
-// Any number of groups: a group is picked by multiply and shift, so memory follows the configured limit and
-// not the next power of two.
+// Any number of groups: a group is picked by multiply and shift, so memory follows the configured
+// limit and not the next power of two.
 //
 // Invariants: entries never move, so a slot index names an entry until it is erased; no rehash; the
-// table refuses (kNoSlot) at kLoad/16 of its slots. Single owner, no locks, memory from the owner's Arena.
+// table refuses (kNoSlot) at kLoad/16 of its slots. Single owner, no locks, memory from the owner's
+// Arena.
 #pragma once
 
 #include <bit>
@@ -28,8 +29,8 @@ namespace culvert {
 
 inline constexpr uint32_t kNoSlot = 0xffffffff;
 
-// kLoad: entries per sixteen slots when the table is at its limit. 14 keeps hits at one group for five keys
-// of six; cold tables take 15 and save memory.
+// kLoad: entries per sixteen slots when the table is at its limit. 14 keeps hits at one group for
+// five keys of six; cold tables take 15 and save memory.
 template <class Entry, uint32_t kLoad = 14>
 class SwissTable {
  public:
@@ -52,7 +53,8 @@ class SwissTable {
     entries_ = arena.make<Entry>(slots).data();
     control_ = arena.make<uint8_t>(slots).data();
     overflow_ = arena.make<uint16_t>(slots / kGroup).data();
-    for (size_t i = 0; i < slots; ++i) control_[i] = kEmpty;
+    for (size_t i = 0; i < slots; ++i)
+      control_[i] = kEmpty;
     groups_ = static_cast<uint32_t>(slots / kGroup);
     limit_ = static_cast<uint32_t>(entries);
   }
@@ -68,8 +70,9 @@ class SwissTable {
   void prefetch_group(uint64_t hash) const {
     __builtin_prefetch(control_ + size_t{group_of(hash)} * kGroup);
   }
-  // Second step: the first slot of the home group whose tag matches, or kNoSlot; its entry is prefetched.
-  // Nearly always the one that find() will return: the caller compares its key before it calls find().
+  // Second step: the first slot of the home group whose tag matches, or kNoSlot; its entry is
+  // prefetched. Nearly always the one that find() will return: the caller compares its key before
+  // it calls find().
   [[nodiscard]] uint32_t probe(uint64_t hash) const {
     const uint32_t group = group_of(hash);
     const uint32_t match = match_tag(group, tag_of(hash));
@@ -90,7 +93,8 @@ class SwissTable {
     for (uint32_t step = 1;; ++step) {
       for (uint32_t match = match_tag(group, tag); match != 0; match &= match - 1) {
         const uint32_t slot = group * kGroup + static_cast<uint32_t>(std::countr_zero(match));
-        if (equal(entries_[slot])) [[likely]] return slot;
+        if (equal(entries_[slot])) [[likely]]
+          return slot;
       }
       if (overflow_[group] == 0 || step == groups_) return kNoSlot;
       group = next(group);
@@ -118,7 +122,8 @@ class SwissTable {
   // `hash` is the one the slot was inserted with.
   void erase(uint32_t slot, uint64_t hash) {
     const uint32_t home = slot / kGroup;
-    for (uint32_t group = group_of(hash); group != home; group = next(group)) --overflow_[group];
+    for (uint32_t group = group_of(hash); group != home; group = next(group))
+      --overflow_[group];
     control_[slot] = kEmpty;
     --size_;
   }
@@ -148,7 +153,8 @@ class SwissTable {
     return static_cast<uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, wanted)));
 #else
     uint32_t mask = 0;
-    for (uint32_t i = 0; i < kGroup; ++i) mask |= static_cast<uint32_t>(at[i] == tag) << i;
+    for (uint32_t i = 0; i < kGroup; ++i)
+      mask |= static_cast<uint32_t>(at[i] == tag) << i;
     return mask;
 #endif
   }

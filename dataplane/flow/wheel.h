@@ -1,9 +1,11 @@
-// Hierarchical timer wheel over a fixed set of ids (allocation indices): three levels of 64 slots, 16 ms
-// a tick, so 64^3 * 16 ms = 4194 s reaches past the longest lifetime (3600 s). Links are 32-bit indices
-// in a side array. arm() and cancel() are O(1); advance() costs one bitmap test per tick passed.
+// Hierarchical timer wheel over a fixed set of ids (allocation indices): three levels of 64 slots,
+// 16 ms a tick, so 64^3 * 16 ms = 4194 s reaches past the longest lifetime (3600 s). Links are
+// 32-bit indices in a side array. arm() and cancel() are O(1); advance() costs one bitmap test per
+// tick passed.
 //
-// An id fires at or after its deadline, never before, at most one tick late. Whoever is fired looks at
-// the real deadlines and arms again when they have moved (lazy): the packet path never touches this.
+// An id fires at or after its deadline, never before, at most one tick late. Whoever is fired looks
+// at the real deadlines and arms again when they have moved (lazy): the packet path never touches
+// this.
 #pragma once
 
 #include <array>
@@ -32,7 +34,8 @@ class TimerWheel {
   void init(Arena& arena, size_t ids, Ticks now) {
     ENSURE(ids < kNoId);
     nodes_ = arena.make<Node>(ids).data();
-    for (auto& level : heads_) level.fill(kNone);
+    for (auto& level : heads_)
+      level.fill(kNone);
     due_ = kNone;
     current_at_ = now;
     current_ = 0;
@@ -56,13 +59,16 @@ class TimerWheel {
     Node& node = nodes_[id];
     if (node.where == kNotArmed) return;
     if (node.next != kNone) nodes_[node.next].previous = node.previous;
-    if (node.previous != kNoId) nodes_[node.previous].next = node.next;
-    else unlink_head(node);
+    if (node.previous != kNoId)
+      nodes_[node.previous].next = node.next;
+    else
+      unlink_head(node);
     node = Node{};
   }
 
-  // Moves time on and calls fire(id) for each due id, which is disarmed first and may be armed again
-  // from inside. Returns how many fired; at kMaxFiredPerCall the rest waits for the next call.
+  // Moves time on and calls fire(id) for each due id, which is disarmed first and may be armed
+  // again from inside. Returns how many fired; at kMaxFiredPerCall the rest waits for the next
+  // call.
   template <class Fire>
   uint32_t advance(Ticks now, Fire&& fire) {
     uint32_t fired = 0;
@@ -174,8 +180,8 @@ class TimerWheel {
   std::array<std::array<uint32_t, kSlots>, kLevels> heads_{};
   std::array<uint64_t, kLevels> used_{};
   uint32_t due_ = kNone;
-  uint32_t current_ = 0;   // ticks since the start, wrapping (slots are its low bits)
-  Ticks current_at_ = 0;   // the instant of current_, wrapping too
+  uint32_t current_ = 0;  // ticks since the start, wrapping (slots are its low bits)
+  Ticks current_at_ = 0;  // the instant of current_, wrapping too
 };
 
 }  // namespace culvert

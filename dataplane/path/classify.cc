@@ -1,6 +1,6 @@
 // Stage 1: one forward pass over the burst. Decides what each datagram is from its first bytes
-// (RFC 8656 section 12: 0-3 STUN, 64-79 ChannelData) and builds its look-up key. Reads the first cache line
-// of the payload and no table.
+// (RFC 8656 section 12: 0-3 STUN, 64-79 ChannelData) and builds its look-up key. Reads the first
+// cache line of the payload and no table.
 #include "dataplane/path/stages.h"
 #include "dataplane/wire/channel_data.h"
 
@@ -20,8 +20,10 @@ constexpr uint8_t kLastReservedChannelByte = 0x7f;
 
 template <class MakeKey>
 void add_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
-  if (rx.source.ip.is_v6()) work.wide_keys.add(i, make.template operator()<WideKey>());
-  else work.narrow.add(i, make.template operator()<NarrowKey>());
+  if (rx.source.ip.is_v6())
+    work.wide_keys.add(i, make.template operator()<WideKey>());
+  else
+    work.narrow.add(i, make.template operator()<NarrowKey>());
 }
 
 [[nodiscard]] Step drop(CoreState& core, Outcome outcome) {
@@ -39,9 +41,8 @@ void add_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
     const uint16_t length = load_be16(rx.payload + 2);
     if (size_t{length} + kChannelHeaderSize > rx.length)
       return drop(core, Outcome::k_channel_data_short);
-    add_key(work, i, rx, [&]<class Key>() {
-      return client_key<Key>(rx.source, rx.listener, channel);
-    });
+    add_key(work, i, rx,
+            [&]<class Key>() { return client_key<Key>(rx.source, rx.listener, channel); });
     return Step::kChannelData;
   }
   if (first <= kLastStunByte) return Step::kStun;

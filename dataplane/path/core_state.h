@@ -1,5 +1,5 @@
-// What process() works on: one fast core's tables, counters and mailboxes. Built by dataplane/core, used by
-// that core's thread alone.
+// What process() works on: one fast core's tables, counters and mailboxes. Built by dataplane/core,
+// used by that core's thread alone.
 #pragma once
 
 #include <array>
@@ -33,8 +33,8 @@ enum class Step : uint8_t {
   kIcmpError,
 };
 
-// Scratch of one burst. Datagrams with a key are listed by the table they look in, densely, so that each
-// look-up loop is uniform: no branch on kind or family inside it.
+// Scratch of one burst. Datagrams with a key are listed by the table they look in, densely, so that
+// each look-up loop is uniform: no branch on kind or family inside it.
 template <class Key>
 struct KeyList {
   uint32_t count = 0;
@@ -72,14 +72,14 @@ struct CoreState {
   CoreId id;
   CoreStats& stats;
   FlowState flows;
-  SpscRing* events = nullptr;                     // to control
-  std::array<SpscRing*, kMaxCores> handoff{};     // to each other core
+  SpscRing* events = nullptr;                  // to control
+  std::array<SpscRing*, kMaxCores> handoff{};  // to each other core
   std::array<Egress, kMaxListeners> listener_egress{};
   std::array<uint8_t, kReplyBytes>* replies = nullptr;  // one per place in the outgoing burst
   BurstWork* work = nullptr;
-  RxDatagram* second = nullptr;                   // hairpins between the two passes
-  bool wake_control = false;                      // an event was written since the loop looked
-  uint64_t wake_cores = 0;                        // bit per core a handoff was written to
+  RxDatagram* second = nullptr;  // hairpins between the two passes
+  bool wake_control = false;     // an event was written since the loop looked
+  uint64_t wake_cores = 0;       // bit per core a handoff was written to
 
   void count(Outcome outcome) { stats.outcomes[static_cast<size_t>(outcome)].add(1); }
 };

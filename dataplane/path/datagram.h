@@ -1,9 +1,10 @@
-// Datagrams as the packet path sees them: addresses, header fields and payload, never a driver's types.
-// A driver fills RxDatagram and sends TxDatagram; the path itself never touches the payload.
+// Datagrams as the packet path sees them: addresses, header fields and payload, never a driver's
+// types. A driver fills RxDatagram and sends TxDatagram; the path itself never touches the payload.
 //
-// A TxDatagram leaves as head + payload + pad. The head (a channel header, or the attributes around a
-// Data indication) is at most kMaxHead bytes. A kernel-socket driver sends the pieces as an iovec, so
-// segments of a GRO run are never copied apart; a DPDK driver writes the head into mbuf headroom.
+// A TxDatagram leaves as head + payload + pad. The head (a channel header, or the attributes around
+// a Data indication) is at most kMaxHead bytes. A kernel-socket driver sends the pieces as an
+// iovec, so segments of a GRO run are never copied apart; a DPDK driver writes the head into mbuf
+// headroom.
 #pragma once
 
 #include <array>
@@ -24,23 +25,23 @@ enum class RxKind : uint8_t {
 // What the driver knows of received DF; kernel sockets cannot tell (turn.md row 97).
 enum class DontFragment : uint8_t { kUnknown, kClear, kSet };
 
-// Hash of the key when the driver handed a packet over from another core, etc. is not carried: it is
-// recomputed by the owner.
+// Hash of the key when the driver handed a packet over from another core, etc. is not carried: it
+// is recomputed by the owner.
 struct RxDatagram {
   const uint8_t* payload = nullptr;  // UDP payload; for kIcmpError the inner UDP payload or nothing
   uint16_t length = 0;
   RxKind kind = RxKind::kClient;
   uint8_t ttl = 64;
-  uint8_t tos = 0;                   // DSCP and ECN
+  uint8_t tos = 0;  // DSCP and ECN
   DontFragment df = DontFragment::kUnknown;
-  uint16_t listener = 0;             // kClient: Snapshot::listeners
-  RelayLeg relay;                    // kPeer, kIcmpError: the relayed port concerned
-  TransportAddress source;           // kIcmpError: the peer the lost datagram was sent to
-  uint8_t icmp_type = 0;             // kIcmpError: of the family of `source`
+  uint16_t listener = 0;    // kClient: Snapshot::listeners
+  RelayLeg relay;           // kPeer, kIcmpError: the relayed port concerned
+  TransportAddress source;  // kIcmpError: the peer the lost datagram was sent to
+  uint8_t icmp_type = 0;    // kIcmpError: of the family of `source`
   uint8_t icmp_code = 0;
-  uint8_t hops_done = 0;             // path's own: 1 on the second pass of a hairpin
-  uint8_t handed_over = 0;           // came over a ring from another core
-  uint32_t icmp_mtu = 0;             // next-hop MTU where the type carries one, else 0
+  uint8_t hops_done = 0;    // path's own: 1 on the second pass of a hairpin
+  uint8_t handed_over = 0;  // came over a ring from another core
+  uint32_t icmp_mtu = 0;    // next-hop MTU where the type carries one, else 0
 };
 static_assert(sizeof(RxDatagram) <= 64);
 

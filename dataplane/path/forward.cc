@@ -1,5 +1,5 @@
-// Stages 5-7 for datagrams that found their flow: expiry, police, transform, emit. One cache line of flow
-// (two with IPv6), already fetched, plus the user's token bucket.
+// Stages 5-7 for datagrams that found their flow: expiry, police, transform, emit. One cache line
+// of flow (two with IPv6), already fetched, plus the user's token bucket.
 #include "dataplane/path/stages.h"
 #include "dataplane/steer/owner.h"
 #include "dataplane/wire/channel_data.h"
@@ -21,8 +21,10 @@ namespace {
 
 template <class Flow>
 [[nodiscard]] auto& flow_at(FlowState& flows, uint32_t slot) {
-  if constexpr (std::is_same_v<Flow, NarrowFlow>) return flows.narrow[slot];
-  else return flows.wide[slot];
+  if constexpr (std::is_same_v<Flow, NarrowFlow>)
+    return flows.narrow[slot];
+  else
+    return flows.wide[slot];
 }
 
 template <class Flow>
@@ -43,7 +45,8 @@ void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot
     path.core.count(why_expired(flows, flow.allocation, peer.ip, channel_deadline, path.now));
     return;
   }
-  if (rx.ttl <= 1) [[unlikely]] return path.core.count(Outcome::k_ttl_exceeded);
+  if (rx.ttl <= 1) [[unlikely]]
+    return path.core.count(Outcome::k_ttl_exceeded);
   const uint16_t length = load_be16(rx.payload + 2);
   if (!flows.admit(flow.policer, length, path.now)) [[unlikely]]
     return path.core.count(Outcome::k_policed);
@@ -64,7 +67,8 @@ void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot
   tx.from_address = flow.from_address;
   tx.from_port = flow.from_port;
   copy_header_fields(tx, rx);
-  // IPv4 to IPv4 copies DF where the driver knows it (section 14); the others' sides have none to copy.
+  // IPv4 to IPv4 copies DF where the driver knows it (section 14); the others' sides have none to
+  // copy.
   tx.dont_fragment = rx.df == DontFragment::kSet && rx.source.ip.is_v4() && tx.to.ip.is_v4();
   emit(path, tx);
   path.core.count(Outcome::k_relayed_channel_to_peer);
@@ -80,7 +84,8 @@ void forward_peer_datagram(PathContext& path, const RxDatagram& rx, uint32_t slo
     path.core.count(why_expired(flows, flow.allocation, rx.source.ip, flow.link, path.now));
     return;
   }
-  if (rx.ttl <= 1) [[unlikely]] return path.core.count(Outcome::k_ttl_exceeded);
+  if (rx.ttl <= 1) [[unlikely]]
+    return path.core.count(Outcome::k_ttl_exceeded);
   if (!flows.admit(flow.policer, rx.length, path.now)) [[unlikely]]
     return path.core.count(Outcome::k_policed);
   account(flow, rx.length);

@@ -1,6 +1,6 @@
-// ICMP errors about datagrams sent from a relayed port become Data indications with an ICMP attribute
-// (RFC 8656 sections 11.5 and 18.13), whether or not a channel is bound. The address that sent the error is
-// never checked; the destination of the lost datagram must have a permission.
+// ICMP errors about datagrams sent from a relayed port become Data indications with an ICMP
+// attribute (RFC 8656 sections 11.5 and 18.13), whether or not a channel is bound. The address that
+// sent the error is never checked; the destination of the lost datagram must have a permission.
 #include "dataplane/path/no_flow.h"
 
 namespace culvert {

@@ -1,5 +1,5 @@
-// Stages 2-4: hash and prefetch, probe, resolve. Three short loops per table, so that the memory of the
-// whole burst is under way before the first entry is needed (architecture.md 5.4).
+// Stages 2-4: hash and prefetch, probe, resolve. Three short loops per table, so that the memory of
+// the whole burst is under way before the first entry is needed (architecture.md 5.4).
 #include "dataplane/path/stages.h"
 
 namespace culvert {
@@ -28,7 +28,8 @@ void resolve(const FlowState& flows, const SwissTable<Flow>& table, KeyList<Key>
     table.prefetch_group(list.hash[k]);
   }
   std::array<uint32_t, kMaxBurst> candidate;
-  for (uint32_t k = 0; k < list.count; ++k) candidate[k] = table.probe(list.hash[k]);
+  for (uint32_t k = 0; k < list.count; ++k)
+    candidate[k] = table.probe(list.hash[k]);
   for (uint32_t k = 0; k < list.count; ++k) {
     const Key& key = list.key[k];
     uint32_t slot = candidate[k];

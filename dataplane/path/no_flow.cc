@@ -1,5 +1,6 @@
-// Datagrams that found no channel: ChannelData on an unbound number, Send indications, and peers that get
-// a Data indication. Two or three dependent look-ups instead of one; still no state is made.
+// Datagrams that found no channel: ChannelData on an unbound number, Send indications, and peers
+// that get a Data indication. Two or three dependent look-ups instead of one; still no state is
+// made.
 #include "dataplane/path/no_flow.h"
 #include "dataplane/steer/owner.h"
 #include "dataplane/wire/channel_data.h"
@@ -22,8 +23,8 @@ constexpr size_t kMaxUdpPayload = 65507;
 }
 
 // A client's datagram whose allocation lives on another core (a used reservation).
-// One that was already handed over goes no further: two redirects that point at each other must not pass
-// it on for ever.
+// One that was already handed over goes no further: two redirects that point at each other must not
+// pass it on for ever.
 [[nodiscard]] bool redirected(PathContext& path, const RxDatagram& rx, const ClientTuple& client) {
   if (rx.handed_over != 0) return false;
   const uint32_t slot = path.core.flows.find_redirect(client);
@@ -63,8 +64,7 @@ void finish_data_indication(TxDatagram& tx, uint32_t head_length) {
 
 void channel_without_flow(PathContext& path, const RxDatagram& rx) {
   const ClientTuple client{rx.source, rx.listener, 0};
-  if (path.core.flows.find_client(client) != kNoSlot)
-    return path.core.count(Outcome::k_no_channel);
+  if (path.core.flows.find_client(client) != kNoSlot) return path.core.count(Outcome::k_no_channel);
   if (redirected(path, rx, client)) return;
   path.core.count(Outcome::k_no_allocation);
 }

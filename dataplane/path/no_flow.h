@@ -6,8 +6,9 @@
 
 namespace culvert {
 
-// Writes the header and XOR-PEER-ADDRESS of a Data indication into tx.head and addresses tx to the client;
-// returns the bytes of head used (32 or 44). finish_data_indication sets lengths and padding.
+// Writes the header and XOR-PEER-ADDRESS of a Data indication into tx.head and addresses tx to the
+// client; returns the bytes of head used (32 or 44). finish_data_indication sets lengths and
+// padding.
 [[nodiscard]] uint32_t begin_data_indication(PathContext& path, TxDatagram& tx,
                                              const Allocation& allocation,
                                              const TransportAddress& peer);

@@ -8,7 +8,8 @@ namespace {
 
 void dispatch(PathContext& path, const RxDatagram& rx, Step step, bool wide, uint32_t slot) {
   switch (step) {
-    case Step::kDone: return;
+    case Step::kDone:
+      return;
     case Step::kChannelData:
       if (slot == kNoSlot) return channel_without_flow(path, rx);
       if (wide) return forward_channel_data<WideFlow>(path, rx, slot);
@@ -17,8 +18,10 @@ void dispatch(PathContext& path, const RxDatagram& rx, Step step, bool wide, uin
       if (slot == kNoSlot) return peer_without_flow(path, rx);
       if (wide) return forward_peer_datagram<WideFlow>(path, rx, slot);
       return forward_peer_datagram<NarrowFlow>(path, rx, slot);
-    case Step::kStun: return handle_stun(path, rx);
-    case Step::kIcmpError: return handle_icmp_error(path, rx);
+    case Step::kStun:
+      return handle_stun(path, rx);
+    case Step::kIcmpError:
+      return handle_icmp_error(path, rx);
   }
 }
 

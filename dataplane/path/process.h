@@ -1,4 +1,5 @@
-// The packet path: a pure function over bursts (DESIGN 3). No I/O, no clock, no allocation, no logging.
+// The packet path: a pure function over bursts (DESIGN 3). No I/O, no clock, no allocation, no
+// logging.
 //
 //   classify   what each datagram is, and its look-up key        classify.cc
 //   lookup     hash, prefetch, probe, resolve to a flow          lookup.cc
@@ -20,8 +21,9 @@
 
 namespace culvert {
 
-// Handles up to kMaxBurst datagrams. Appends to `out`, whose count must leave in.size() free places. What
-// `out` points to (payloads of `in`, replies of `core`) stays valid until the next call.
+// Handles up to kMaxBurst datagrams. Appends to `out`, whose count must leave in.size() free
+// places. What `out` points to (payloads of `in`, replies of `core`) stays valid until the next
+// call.
 void process(CoreState& core, const Snapshot& snapshot, Ticks now, std::span<const RxDatagram> in,
              TxBurst& out);
 

@@ -1,6 +1,6 @@
-// STUN on a listener. What can be answered without state is answered here: Binding, the 401 challenge with
-// its stateless nonce, and the bare 437 (DESIGN 5). Requests with integrity go to control over the event
-// ring. Answers nobody authenticated are paid from the reply budget.
+// STUN on a listener. What can be answered without state is answered here: Binding, the 401
+// challenge with its stateless nonce, and the bare 437 (DESIGN 5). Requests with integrity go to
+// control over the event ring. Answers nobody authenticated are paid from the reply budget.
 #include "dataplane/api/nonce.h"
 #include "dataplane/path/no_flow.h"
 
@@ -14,12 +14,15 @@ using stun::Class;
 constexpr uint16_t kUnauthorized = 401;
 constexpr uint16_t kUnknownAttribute = 420;
 constexpr uint16_t kAllocationMismatch = 437;
-// What a challenge costs at least (100 bytes of answer for 20 of request): what a refund gives back.
+// What a challenge costs at least (100 bytes of answer for 20 of request): what a refund gives
+// back.
 constexpr uint32_t kChallengeCost = 100;
 // One part in this many of the ring to control is not for requests.
 constexpr uint32_t kEventRingSpareShare = 8;
 
-[[nodiscard]] uint32_t headers_of(const IpAddress& ip) { return ip.is_v4() ? 20 + 8 : 40 + 8; }
+[[nodiscard]] uint32_t headers_of(const IpAddress& ip) {
+  return ip.is_v4() ? 20 + 8 : 40 + 8;
+}
 
 [[nodiscard]] std::span<uint8_t> reply_buffer(PathContext& path) {
   return path.core.replies[path.out.count];
@@ -32,10 +35,9 @@ void send_reply(PathContext& path, const RxDatagram& rx, const stun::Builder& re
   const uint32_t in = rx.length + headers;
   const auto out = static_cast<uint32_t>(reply.size()) + headers;
   using Verdict = ReplyBudgetBuckets::Verdict;
-  const Verdict verdict = core.flows.budget.charge(path.snapshot.reply_budget, rx.source.ip, in,
-                                                   out, path.now);
-  if (verdict == Verdict::kTooLarge || !reply.ok())
-    return core.count(Outcome::k_reply_too_large);
+  const Verdict verdict =
+      core.flows.budget.charge(path.snapshot.reply_budget, rx.source.ip, in, out, path.now);
+  if (verdict == Verdict::kTooLarge || !reply.ok()) return core.count(Outcome::k_reply_too_large);
   if (verdict == Verdict::kOverBudget) return core.count(Outcome::k_reply_budget);
   core.stats.reply_bytes_in.add(in);
   core.stats.reply_bytes_out.add(out);
@@ -56,12 +58,13 @@ void send_reply(PathContext& path, const RxDatagram& rx, const stun::Builder& re
   core.count(sent);
 }
 
-// RFC 8489 section 12; NAT behaviour discovery (RFC 5780) is refused with 420 while this server has no
-// alternate address.
+// RFC 8489 section 12; NAT behaviour discovery (RFC 5780) is refused with 420 while this server has
+// no alternate address.
 void answer_binding(PathContext& path, const RxDatagram& rx, const stun::Message& request) {
   std::array<uint16_t, stun::kMaxUnknownAttributes + 3> unknown;
   size_t unknown_count = 0;
-  for (const uint16_t type : request.unknown_required()) unknown[unknown_count++] = type;
+  for (const uint16_t type : request.unknown_required())
+    unknown[unknown_count++] = type;
   constexpr std::pair<AttributeSlot, stun::Attribute> kDiscovery[] = {
       {AttributeSlot::kChangeRequest, stun::Attribute::kChangeRequest},
       {AttributeSlot::kPadding, stun::Attribute::kPadding},
@@ -122,12 +125,13 @@ void to_control(PathContext& path, const RxDatagram& rx, const stun::Message& me
                 .state;
   const bool valid = nonce == NonceState::kValid;
   ReplyBudgetBuckets& budget = core.flows.budget;
-  // An old nonce of ours is no stranger's: a flood of invented ones must not keep live clients from the
-  // 438 that lets them refresh.
+  // An old nonce of ours is no stranger's: a flood of invented ones must not keep live clients from
+  // the 438 that lets them refresh.
   if (nonce == NonceState::kForeign && !budget.admit_bad_nonce(snapshot.reply_budget, path.now))
     return core.count(Outcome::k_bad_nonce_budget);
   // Requests leave room for what control must hear: failed commands and the ends of allocations.
-  const size_t slots = kFixedSlots + (message.bytes().size() + sizeof(RingSlot) - 1) / sizeof(RingSlot);
+  const size_t slots =
+      kFixedSlots + (message.bytes().size() + sizeof(RingSlot) - 1) / sizeof(RingSlot);
   const bool room = core.events->can_reserve(static_cast<uint32_t>(slots),
                                              core.events->capacity() / kEventRingSpareShare);
   Request event;
@@ -156,10 +160,12 @@ void handle_request(PathContext& path, const RxDatagram& rx, const stun::Message
   if (message.has_integrity()) return to_control(path, rx, message);
   const ClientTuple client{rx.source, rx.listener, 0};
   const FlowState& flows = path.core.flows;
-  const bool known = message.method() == stun::kAllocate ||
-                     flows.find_client(client) != kNoSlot || flows.find_redirect(client) != kNoSlot;
-  if (known) challenge(path, rx, message);
-  else answer_no_allocation(path, rx, message);
+  const bool known = message.method() == stun::kAllocate || flows.find_client(client) != kNoSlot ||
+                     flows.find_redirect(client) != kNoSlot;
+  if (known)
+    challenge(path, rx, message);
+  else
+    answer_no_allocation(path, rx, message);
 }
 
 void handle_indication(PathContext& path, const RxDatagram& rx, const stun::Message& message) {
@@ -173,18 +179,24 @@ void handle_indication(PathContext& path, const RxDatagram& rx, const stun::Mess
 void handle_stun(PathContext& path, const RxDatagram& rx) {
   stun::Message message;
   switch (stun::Message::parse({rx.payload, rx.length}, message)) {
-    case stun::ParseError::kNone: break;
-    case stun::ParseError::kTooLong: return path.core.count(Outcome::k_stun_too_long);
+    case stun::ParseError::kNone:
+      break;
+    case stun::ParseError::kTooLong:
+      return path.core.count(Outcome::k_stun_too_long);
     case stun::ParseError::kBadFingerprint:
       return path.core.count(Outcome::k_stun_fingerprint_bad);
     case stun::ParseError::kNotStun:
-    case stun::ParseError::kMalformed: return path.core.count(Outcome::k_stun_malformed);
+    case stun::ParseError::kMalformed:
+      return path.core.count(Outcome::k_stun_malformed);
   }
   switch (message.message_class()) {
-    case Class::kRequest: return handle_request(path, rx, message);
-    case Class::kIndication: return handle_indication(path, rx, message);
+    case Class::kRequest:
+      return handle_request(path, rx, message);
+    case Class::kIndication:
+      return handle_indication(path, rx, message);
     case Class::kSuccess:
-    case Class::kError: return path.core.count(Outcome::k_response_ignored);
+    case Class::kError:
+      return path.core.count(Outcome::k_response_ignored);
   }
 }
 

@@ -52,7 +52,8 @@ inline void emit(PathContext& path, TxDatagram& tx) {
   ++path.out.count;
 }
 
-// Header fields that follow the datagram (RFC 8656 sections 13-14): TTL decremented, DSCP and ECN copied.
+// Header fields that follow the datagram (RFC 8656 sections 13-14): TTL decremented, DSCP and ECN
+// copied.
 inline void copy_header_fields(TxDatagram& tx, const RxDatagram& rx) {
   tx.ttl = static_cast<uint8_t>(rx.ttl - 1);
   tx.tos = rx.tos;

@@ -1,5 +1,6 @@
-// Which core owns a relayed port: one pure function for the port allocator, NIC programming, software
-// hand-off and simulator (DESIGN 4). owner(p) == owner(p ^ 1), so an EVEN-PORT pair shares a core.
+// Which core owns a relayed port: one pure function for the port allocator, NIC programming,
+// software hand-off and simulator (DESIGN 4). owner(p) == owner(p ^ 1), so an EVEN-PORT pair shares
+// a core.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// The ChannelData message (RFC 8656 section 12.4): channel number, length of the application data, data.
-// Over UDP padding is optional and bytes behind the data are ignored (section 12.5); over a stream it is
-// padded to four bytes, which the length does not count. Pure; costs two loads.
+// The ChannelData message (RFC 8656 section 12.4): channel number, length of the application data,
+// data. Over UDP padding is optional and bytes behind the data are ignored (section 12.5); over a
+// stream it is padded to four bytes, which the length does not count. Pure; costs two loads.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,8 @@ namespace culvert {
 
 inline constexpr size_t kChannelHeaderSize = 4;
 
-// Whether the first byte of a datagram says ChannelData: the top two bits are 01 (RFC 8656 section 12).
-// 0x5000 to 0x7FFF are ChannelData too, with a reserved number, and are dropped as such.
+// Whether the first byte of a datagram says ChannelData: the top two bits are 01 (RFC 8656 section
+// 12). 0x5000 to 0x7FFF are ChannelData too, with a reserved number, and are dropped as such.
 [[nodiscard]] constexpr bool looks_like_channel_data(uint8_t first_byte) {
   return (first_byte & 0xc0) == 0x40;
 }
@@ -30,9 +30,10 @@ struct ChannelData {
   std::span<const uint8_t> data;  // without padding; may be empty
 };
 
-// A datagram. nullopt: no header, a number outside 0x4000 to 0x4FFF, or a length beyond the datagram
-// (section 12.6).
-[[nodiscard]] inline std::optional<ChannelData> parse_channel_data(std::span<const uint8_t> datagram) {
+// A datagram. nullopt: no header, a number outside 0x4000 to 0x4FFF, or a length beyond the
+// datagram (section 12.6).
+[[nodiscard]] inline std::optional<ChannelData> parse_channel_data(
+    std::span<const uint8_t> datagram) {
   if (datagram.size() < kChannelHeaderSize) return std::nullopt;
   const uint16_t channel = load_be16(datagram.data());
   const size_t length = load_be16(datagram.data() + 2);

@@ -1,8 +1,8 @@
-// The STUN codec (see stun.h). One pass over the attributes, no allocation, no clock. Invariant after a
-// successful parse: every offset in the index points at a header whose value and padding lie inside
-// bytes_, so that the readers check nothing again. Bytes are only touched through memcpy (endian.h):
-// a STUN message inside a TCP stream may lie at any alignment. Cost: about 3 ns an attribute, and with
-// FINGERPRINT about 2 cycles a byte.
+// The STUN codec (see stun.h). One pass over the attributes, no allocation, no clock. Invariant
+// after a successful parse: every offset in the index points at a header whose value and padding
+// lie inside bytes_, so that the readers check nothing again. Bytes are only touched through memcpy
+// (endian.h): a STUN message inside a TCP stream may lie at any alignment. Cost: about 3 ns an
+// attribute, and with FINGERPRINT about 2 cycles a byte.
 #include "dataplane/wire/stun.h"
 
 #include <cstring>
@@ -22,9 +22,12 @@ constexpr size_t kMaxAddressValue = 20;
 constexpr size_t kMaxReason = 127;
 constexpr uint8_t kNoSlot = 0xff;
 
-[[nodiscard]] constexpr size_t padded(size_t length) { return (length + 3) & ~size_t{3}; }
+[[nodiscard]] constexpr size_t padded(size_t length) {
+  return (length + 3) & ~size_t{3};
+}
 
-// All known types lie in 0x0000-0x007f and 0x8000-0x807f: 7 bits and the top one make an index of 8.
+// All known types lie in 0x0000-0x007f and 0x8000-0x807f: 7 bits and the top one make an index
+// of 8.
 constexpr uint16_t kTypeHole = 0x7f80;
 [[nodiscard]] constexpr size_t type_index(uint16_t type) {
   return static_cast<size_t>((type & 0x7f) | (type >> 15) << 7);
@@ -32,9 +35,10 @@ constexpr uint16_t kTypeHole = 0x7f80;
 
 constexpr std::array<uint8_t, 256> make_slot_table() {
   std::array<uint8_t, 256> table{};
-  for (auto& entry : table) entry = kNoSlot;
-#define X(name, type)                                                                  \
-  static_assert(((type)&kTypeHole) == 0);                                              \
+  for (auto& entry : table)
+    entry = kNoSlot;
+#define X(name, type)                     \
+  static_assert(((type)&kTypeHole) == 0); \
   table[type_index(type)] = static_cast<uint8_t>(AttributeSlot::k##name);
   CULVERT_STUN_ATTRIBUTES(X)
 #undef X
@@ -46,19 +50,21 @@ constexpr std::array<uint8_t, 256> kSlotOfType = make_slot_table();
   return (type & kTypeHole) != 0 ? kNoSlot : kSlotOfType[type_index(type)];
 }
 
-// Slicing by four: 4 KiB of L1 instead of 1 KiB buys one dependent load per four bytes instead of per byte.
-// Only messages that carry FINGERPRINT touch it.
+// Slicing by four: 4 KiB of L1 instead of 1 KiB buys one dependent load per four bytes instead of
+// per byte. Only messages that carry FINGERPRINT touch it.
 using CrcTables = std::array<std::array<uint32_t, 256>, 4>;
 constexpr CrcTables make_crc_tables() {
   constexpr uint32_t kReversedPolynomial = 0xEDB88320;
   CrcTables t{};
   for (uint32_t i = 0; i < 256; ++i) {
     uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ ((crc & 1) != 0 ? kReversedPolynomial : 0);
+    for (int bit = 0; bit < 8; ++bit)
+      crc = crc >> 1 ^ ((crc & 1) != 0 ? kReversedPolynomial : 0);
     t[0][i] = crc;
   }
   for (size_t k = 1; k < 4; ++k)
-    for (size_t i = 0; i < 256; ++i) t[k][i] = t[k - 1][i] >> 8 ^ t[0][t[k - 1][i] & 0xff];
+    for (size_t i = 0; i < 256; ++i)
+      t[k][i] = t[k - 1][i] >> 8 ^ t[0][t[k - 1][i] & 0xff];
   return t;
 }
 constexpr CrcTables kCrc = make_crc_tables();
@@ -76,17 +82,20 @@ void write_code(uint8_t* to, uint16_t code) {
   to[1] = static_cast<uint8_t>(code % 100);
 }
 
-// At most 127 bytes (the limit is 127 characters: bytes are the stricter count), cut between characters.
+// At most 127 bytes (the limit is 127 characters: bytes are the stricter count), cut between
+// characters.
 [[nodiscard]] std::string_view limit_reason(std::string_view reason) {
   if (reason.size() <= kMaxReason) return reason;
   size_t length = kMaxReason;
-  while (length > 0 && (static_cast<uint8_t>(reason[length]) & 0xc0) == 0x80) --length;
+  while (length > 0 && (static_cast<uint8_t>(reason[length]) & 0xc0) == 0x80)
+    --length;
   return reason.substr(0, length);
 }
 
 // XORs `count` bytes of an address with the cookie and the transaction id that follows it.
 void xor_with(const uint8_t* pad, const uint8_t* from, size_t count, uint8_t* to) {
-  for (size_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(from[i] ^ pad[i]);
+  for (size_t i = 0; i < count; ++i)
+    to[i] = static_cast<uint8_t>(from[i] ^ pad[i]);
 }
 
 }  // namespace
@@ -102,7 +111,8 @@ ParseError Message::parse(std::span<const uint8_t> bytes, Message& out) {
 
   const uint32_t type = load_be16(data);
   out.bytes_ = bytes;
-  out.method_ = static_cast<uint16_t>((type & 0x000f) | (type >> 1 & 0x0070) | (type >> 2 & 0x0f80));
+  out.method_ =
+      static_cast<uint16_t>((type & 0x000f) | (type >> 1 & 0x0070) | (type >> 2 & 0x0f80));
   out.class_ = static_cast<Class>((type >> 4 & 1) | (type >> 7 & 2));
   out.unknown_count_ = 0;
   out.end_ = static_cast<uint16_t>(size);
@@ -225,7 +235,8 @@ uint8_t* Builder::append(Attribute type, size_t value_length) {
   store_be16(to, static_cast<uint16_t>(type));
   store_be16(to + 2, static_cast<uint16_t>(value_length));
   // Padding is zero (RFC 8489 section 14): what the buffer held before belongs to another client.
-  for (size_t i = kAttributeHeader + value_length; i < step; ++i) to[i] = 0;
+  for (size_t i = kAttributeHeader + value_length; i < step; ++i)
+    to[i] = 0;
   size_ += step;
   set_length(size_ - kHeaderSize);
   return to + kAttributeHeader;
@@ -277,7 +288,8 @@ void Builder::add_address_error(Family family, uint16_t code, std::string_view r
 void Builder::add_unknown_attributes(std::span<const uint16_t> types) {
   uint8_t* to = append(Attribute::kUnknownAttributes, 2 * types.size());
   if (to == nullptr) return;
-  for (size_t i = 0; i < types.size(); ++i) store_be16(to + 2 * i, types[i]);
+  for (size_t i = 0; i < types.size(); ++i)
+    store_be16(to + 2 * i, types[i]);
 }
 
 void Builder::add_encoded(std::span<const uint8_t> attributes) {
@@ -327,7 +339,8 @@ uint32_t crc32(std::span<const uint8_t> bytes) {
     crc = kCrc[3][crc & 0xff] ^ kCrc[2][crc >> 8 & 0xff] ^ kCrc[1][crc >> 16 & 0xff] ^
           kCrc[0][crc >> 24];
   }
-  for (; left > 0; --left, ++at) crc = crc >> 8 ^ kCrc[0][(crc ^ *at) & 0xff];
+  for (; left > 0; --left, ++at)
+    crc = crc >> 8 ^ kCrc[0][(crc ^ *at) & 0xff];
   return ~crc;
 }
 

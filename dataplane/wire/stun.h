@@ -1,10 +1,12 @@
-// STUN messages (RFC 8489 sections 5 and 14, RFC 8656 section 18): parse without copying, build without
-// allocating. Shared by the fast path and control; the tools have a codec of their own on purpose.
+// STUN messages (RFC 8489 sections 5 and 14, RFC 8656 section 18): parse without copying, build
+// without allocating. Shared by the fast path and control; the tools have a codec of their own on
+// purpose.
 //
-// parse() checks the whole structure once (header, lengths, FINGERPRINT if present) and leaves an index
-// of the first occurrence of every attribute the relay understands, so that look-ups are array reads.
-// Attributes after MESSAGE-INTEGRITY do not exist for the reader, except MESSAGE-INTEGRITY-SHA256 and
-// FINGERPRINT (RFC 8489 section 14.5); after MESSAGE-INTEGRITY-SHA256 only FINGERPRINT does.
+// parse() checks the whole structure once (header, lengths, FINGERPRINT if present) and leaves an
+// index of the first occurrence of every attribute the relay understands, so that look-ups are
+// array reads. Attributes after MESSAGE-INTEGRITY do not exist for the reader, except
+// MESSAGE-INTEGRITY-SHA256 and FINGERPRINT (RFC 8489 section 14.5); after MESSAGE-INTEGRITY-SHA256
+// only FINGERPRINT does.
 #pragma once
 
 #include <array>
@@ -38,43 +40,43 @@ enum Method : uint16_t {
 };
 
 // Attribute types the relay reads or writes. X(name, type)
-#define CULVERT_STUN_ATTRIBUTES(X)        \
-  X(MappedAddress, 0x0001)                \
-  X(ChangeRequest, 0x0003)                \
-  X(Username, 0x0006)                     \
-  X(MessageIntegrity, 0x0008)             \
-  X(ErrorCode, 0x0009)                    \
-  X(UnknownAttributes, 0x000A)            \
-  X(ChannelNumber, 0x000C)                \
-  X(Lifetime, 0x000D)                     \
-  X(XorPeerAddress, 0x0012)               \
-  X(Data, 0x0013)                         \
-  X(Realm, 0x0014)                        \
-  X(Nonce, 0x0015)                        \
-  X(XorRelayedAddress, 0x0016)            \
-  X(RequestedAddressFamily, 0x0017)       \
-  X(EvenPort, 0x0018)                     \
-  X(RequestedTransport, 0x0019)           \
-  X(DontFragment, 0x001A)                 \
-  X(AccessToken, 0x001B)                  \
-  X(MessageIntegritySha256, 0x001C)       \
-  X(PasswordAlgorithm, 0x001D)            \
-  X(Userhash, 0x001E)                     \
-  X(XorMappedAddress, 0x0020)             \
-  X(ReservationToken, 0x0022)             \
-  X(Priority, 0x0024)                     \
-  X(UseCandidate, 0x0025)                 \
-  X(Padding, 0x0026)                      \
-  X(ResponsePort, 0x0027)                 \
-  X(ConnectionId, 0x002A)                 \
-  X(AdditionalAddressFamily, 0x8000)      \
-  X(AddressErrorCode, 0x8001)             \
-  X(PasswordAlgorithms, 0x8002)           \
-  X(AlternateDomain, 0x8003)              \
-  X(Icmp, 0x8004)                         \
-  X(Software, 0x8022)                     \
-  X(AlternateServer, 0x8023)              \
-  X(Fingerprint, 0x8028)                  \
+#define CULVERT_STUN_ATTRIBUTES(X)   \
+  X(MappedAddress, 0x0001)           \
+  X(ChangeRequest, 0x0003)           \
+  X(Username, 0x0006)                \
+  X(MessageIntegrity, 0x0008)        \
+  X(ErrorCode, 0x0009)               \
+  X(UnknownAttributes, 0x000A)       \
+  X(ChannelNumber, 0x000C)           \
+  X(Lifetime, 0x000D)                \
+  X(XorPeerAddress, 0x0012)          \
+  X(Data, 0x0013)                    \
+  X(Realm, 0x0014)                   \
+  X(Nonce, 0x0015)                   \
+  X(XorRelayedAddress, 0x0016)       \
+  X(RequestedAddressFamily, 0x0017)  \
+  X(EvenPort, 0x0018)                \
+  X(RequestedTransport, 0x0019)      \
+  X(DontFragment, 0x001A)            \
+  X(AccessToken, 0x001B)             \
+  X(MessageIntegritySha256, 0x001C)  \
+  X(PasswordAlgorithm, 0x001D)       \
+  X(Userhash, 0x001E)                \
+  X(XorMappedAddress, 0x0020)        \
+  X(ReservationToken, 0x0022)        \
+  X(Priority, 0x0024)                \
+  X(UseCandidate, 0x0025)            \
+  X(Padding, 0x0026)                 \
+  X(ResponsePort, 0x0027)            \
+  X(ConnectionId, 0x002A)            \
+  X(AdditionalAddressFamily, 0x8000) \
+  X(AddressErrorCode, 0x8001)        \
+  X(PasswordAlgorithms, 0x8002)      \
+  X(AlternateDomain, 0x8003)         \
+  X(Icmp, 0x8004)                    \
+  X(Software, 0x8022)                \
+  X(AlternateServer, 0x8023)         \
+  X(Fingerprint, 0x8028)             \
   X(MobilityTicket, 0x8030)
 
 enum class Attribute : uint16_t {
@@ -88,29 +90,33 @@ enum class AttributeSlot : uint8_t {
 #define X(name, type) k##name,
   CULVERT_STUN_ATTRIBUTES(X)
 #undef X
-  kCount
+      kCount
 };
 
-[[nodiscard]] constexpr bool comprehension_required(uint16_t type) { return type < 0x8000; }
+[[nodiscard]] constexpr bool comprehension_required(uint16_t type) {
+  return type < 0x8000;
+}
 
 using TransactionId = std::array<uint8_t, 12>;
 
 enum class ParseError : uint8_t {
   kNone,
-  kNotStun,         // first two bits, cookie or length field wrong: silently discarded (section 6.3)
-  kMalformed,       // attribute lengths do not fit
+  kNotStun,    // first two bits, cookie or length field wrong: silently discarded (section 6.3)
+  kMalformed,  // attribute lengths do not fit
   kBadFingerprint,  // present and wrong, or not last
   kTooLong,         // longer than kMaxStunMessage
 };
 
-// Most unknown comprehension-required attributes named in one 420.
-inline constexpr size_t kMaxUnknownAttributes = 16;
+// Most unknown comprehension-required attributes named in one 420. Section 6.3.1 wants all of them:
+// 64 is more than any RFC defines, and bounds both the answer (128 bytes) and the search for
+// repeats.
+inline constexpr size_t kMaxUnknownAttributes = 64;
 
 class Message {
  public:
-  // `bytes` must outlive the Message. UDP: the message must be exactly the datagram. An attribute is
-  // "known" when it is in CULVERT_STUN_ATTRIBUTES; which known ones a given request may carry is the
-  // caller's business. `out` is meaningful only after kNone.
+  // `bytes` must outlive the Message. UDP: the message must be exactly the datagram. An attribute
+  // is "known" when it is in CULVERT_STUN_ATTRIBUTES; which known ones a given request may carry is
+  // the caller's business. `out` is meaningful only after kNone.
   [[nodiscard]] static ParseError parse(std::span<const uint8_t> bytes, Message& out);
 
   [[nodiscard]] Class message_class() const { return class_; }
@@ -166,8 +172,8 @@ class Message {
   std::array<uint16_t, kMaxUnknownAttributes> unknown_{};
 };
 
-// Builds a message into a caller's buffer. Padding is always written as zero. When the buffer is too
-// small the builder stops writing and ok() is false.
+// Builds a message into a caller's buffer. Padding is always written as zero. When the buffer is
+// too small the builder stops writing and ok() is false.
 class Builder {
  public:
   Builder(std::span<uint8_t> buffer, Class message_class, uint16_t method,
@@ -187,8 +193,8 @@ class Builder {
   void add_encoded(std::span<const uint8_t> attributes);
   void add_fingerprint();
 
-  // For integrity attributes: sets the header length as if `attribute_bytes` more followed, and returns
-  // what the HMAC covers (everything up to here).
+  // For integrity attributes: sets the header length as if `attribute_bytes` more followed, and
+  // returns what the HMAC covers (everything up to here).
   [[nodiscard]] std::span<const uint8_t> cover(size_t attribute_bytes);
 
   [[nodiscard]] bool ok() const { return ok_; }
@@ -205,7 +211,8 @@ class Builder {
 };
 
 // Writes an address value as in XOR-MAPPED-ADDRESS (8 or 20 bytes) and returns its length.
-size_t encode_xor_address(const TransportAddress& address, const uint8_t* transaction_id, uint8_t* to);
+size_t encode_xor_address(const TransportAddress& address, const uint8_t* transaction_id,
+                          uint8_t* to);
 
 // CRC-32 (ISO 3309) as FINGERPRINT uses it, before the XOR.
 [[nodiscard]] uint32_t crc32(std::span<const uint8_t> bytes);

@@ -1,5 +1,5 @@
-// Any bytes as a STUN message: what the parser accepts must be readable everywhere without leaving the block,
-// consistent with itself, and survive being built again attribute by attribute.
+// Any bytes as a STUN message: what the parser accepts must be readable everywhere without leaving
+// the block, consistent with itself, and survive being built again attribute by attribute.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -49,7 +49,8 @@ void check(const stun::Message& message) {
     return true;
   });
   ENSURE((peers != 0) == message.has(stun::AttributeSlot::kXorPeerAddress));
-  for (const uint16_t type : message.unknown_required()) ENSURE(stun::comprehension_required(type));
+  for (const uint16_t type : message.unknown_required())
+    ENSURE(stun::comprehension_required(type));
 }
 
 }  // namespace

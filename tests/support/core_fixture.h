@@ -1,5 +1,6 @@
-// One fast core without a driver: tables, snapshot, rings, and short ways to say "this client has an
-// allocation with that permission" and "this datagram arrives". For unit and property tests of the path.
+// One fast core without a driver: tables, snapshot, rings, and short ways to say "this client has
+// an allocation with that permission" and "this datagram arrives". For unit and property tests of
+// the path.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +15,18 @@
 
 namespace culvert::test {
 
-inline TransportAddress at(const std::string& text) { return TransportAddress::parse(text).value(); }
-inline IpAddress ip(const std::string& text) { return IpAddress::parse(text).value(); }
+inline TransportAddress at(const std::string& text) {
+  return TransportAddress::parse(text).value();
+}
+inline IpAddress ip(const std::string& text) {
+  return IpAddress::parse(text).value();
+}
 
 using Bytes = std::vector<uint8_t>;
 
-inline Bytes bytes_of(std::string_view text) { return {text.begin(), text.end()}; }
+inline Bytes bytes_of(std::string_view text) {
+  return {text.begin(), text.end()};
+}
 
 // A datagram that left, with its pieces joined.
 struct Sent {
@@ -74,7 +81,8 @@ inline Bytes request(uint16_t method) {
 
 class TestCore {
  public:
-  // Addresses: 0 = 198.51.100.1 (advertised 203.0.113.9), 1 = 2001:db8::1. Listeners 0 and 1 on them.
+  // Addresses: 0 = 198.51.100.1 (advertised 203.0.113.9), 1 = 2001:db8::1. Listeners 0 and 1 on
+  // them.
   explicit TestCore(CoreLimits wanted = small_limits(), CoreId core = 0, uint16_t cores = 1)
       : limits(wanted), arena(CoreState::arena_bytes(wanted)), events_memory(1024) {
     snapshot.version = 1;
@@ -162,7 +170,8 @@ class TestCore {
     auto out = std::make_unique<TxBurst>();
     process(*state, snapshot, now, in, *out);
     std::vector<Sent> sent;
-    for (uint32_t i = 0; i < out->count; ++i) sent.push_back(join(out->items[i]));
+    for (uint32_t i = 0; i < out->count; ++i)
+      sent.push_back(join(out->items[i]));
     return sent;
   }
   std::vector<Sent> run(const RxDatagram& rx, Ticks now = 0) {
@@ -175,7 +184,8 @@ class TestCore {
   // received + hairpin passes + handed in == sum of outcomes.
   [[nodiscard]] bool conserved() const {
     uint64_t sum = 0;
-    for (const Counter& c : stats.outcomes) sum += c.get();
+    for (const Counter& c : stats.outcomes)
+      sum += c.get();
     return stats.received_packets.get() + stats.hairpin_passes.get() + stats.handed_in.get() == sum;
   }
 

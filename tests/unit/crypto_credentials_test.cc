@@ -33,7 +33,7 @@ TEST(OpaqueString, the_examples_of_rfc_8265_come_out) {
 
 TEST(OpaqueString, it_is_composed_and_keeps_case_and_compatibility_characters) {
   EXPECT_EQ(opaque_string("cafe\u0301"), "caf\u00e9");
-  EXPECT_EQ(opaque_string("\u212b"), "\u00c5");  // ANGSTROM SIGN is A WITH RING
+  EXPECT_EQ(opaque_string("\u212b"), "\u00c5");              // ANGSTROM SIGN is A WITH RING
   EXPECT_EQ(opaque_string("\u2168\u00aa"), "\u2168\u00aa");  // NFC, not NFKC
   EXPECT_EQ(opaque_string("\u1112\u1161\u11ab"), "\ud55c");  // jamo that compose are fine
   EXPECT_EQ(opaque_string("a\u00a0b\u3000c"), "a b c");
@@ -52,8 +52,8 @@ TEST(OpaqueString, what_freeform_class_disallows_is_refused) {
 }
 
 TEST(OpaqueString, bytes_that_are_not_utf8_are_refused) {
-  for (const char* text : {"\xff", "\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "a\x80",
-                           "\xe3\x83"})
+  for (const char* text :
+       {"\xff", "\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "a\x80", "\xe3\x83"})
     EXPECT_EQ(opaque_string(text), std::nullopt);
 }
 
@@ -83,7 +83,8 @@ TEST(OpaqueString, it_is_idempotent_on_random_text) {
 
 TEST(Credentials, long_term_keys_and_the_userhash_are_those_of_the_rfcs) {
   // RFC 8489 section 9.2.2: user "user", realm "realm", password "pass".
-  EXPECT_EQ(vec(md5_key("user", "realm", "pass")), vectors::hex("8493fbc53ba582fb4c044c456bdc40eb"));
+  EXPECT_EQ(vec(md5_key("user", "realm", "pass")),
+            vectors::hex("8493fbc53ba582fb4c044c456bdc40eb"));
   EXPECT_EQ(vec(userhash(vectors::kLongTermUser, vectors::kLongTermRealm)),
             vectors::hex("4a3cf38fef6992bda952c6780417da0f24819415569e60b205c46e41407f1704"));
   require_digests();
@@ -92,7 +93,8 @@ TEST(Credentials, long_term_keys_and_the_userhash_are_those_of_the_rfcs) {
 TEST(RestCredentials, the_password_is_the_base64_of_the_hmac) {
   // Computed with `printf 1700000000:alice | openssl dgst -sha1 -hmac north -binary | base64`.
   EXPECT_EQ(rest_password("north", "1700000000:alice", false), "Cd/49soE35ICqcJF/bCTn8Z4OyE=");
-  EXPECT_EQ(rest_password("north", "1700000000:alice", true), "EuME0Xh0HllnbpbObfs8aBsd78Vr1EMwxArqbyCrGl8=");
+  EXPECT_EQ(rest_password("north", "1700000000:alice", true),
+            "EuME0Xh0HllnbpbObfs8aBsd78Vr1EMwxArqbyCrGl8=");
 }
 
 TEST(RestCredentials, what_is_minted_is_among_the_candidates_of_its_secret_and_hash) {
@@ -128,9 +130,13 @@ TEST(RestCredentials, usernames_are_read_or_refused) {
 }
 
 TEST(Base64, the_vectors_of_rfc_4648_come_out_both_ways) {
-  const std::vector<std::pair<std::string, std::string>> pairs = {
-      {"", ""},         {"f", "Zg=="},        {"fo", "Zm8="},        {"foo", "Zm9v"},
-      {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+  const std::vector<std::pair<std::string, std::string>> pairs = {{"", ""},
+                                                                  {"f", "Zg=="},
+                                                                  {"fo", "Zm8="},
+                                                                  {"foo", "Zm9v"},
+                                                                  {"foob", "Zm9vYg=="},
+                                                                  {"fooba", "Zm9vYmE="},
+                                                                  {"foobar", "Zm9vYmFy"}};
   for (const auto& [plain, encoded] : pairs) {
     EXPECT_EQ(base64_encode(as_bytes(plain)), encoded);
     const auto decoded = base64_decode(encoded);
@@ -174,7 +180,8 @@ TEST(Random, a_seed_repeats_itself_and_another_does_not) {
   std::array<uint8_t, 700> z{};
   a.fill(x);
   // In pieces that cross the buffer's end: the sequence is one of bytes.
-  for (size_t at = 0; at < y.size(); at += 35) b.fill(std::span(y).subspan(at, 35));
+  for (size_t at = 0; at < y.size(); at += 35)
+    b.fill(std::span(y).subspan(at, 35));
   c.fill(z);
   EXPECT_EQ(x, y);
   EXPECT_NE(x, z);
@@ -192,12 +199,15 @@ TEST(Random, a_bounded_draw_reaches_everything_evenly) {
   constexpr uint32_t kBound = 10;
   constexpr int kDraws = 100000;
   std::array<int, kBound> seen{};
-  for (int i = 0; i < kDraws; ++i) ++seen[random.below(kBound)];
+  for (int i = 0; i < kDraws; ++i)
+    ++seen[random.below(kBound)];
   // Expected 10000 with a deviation of 95: six of them either way.
-  for (const int count : seen) EXPECT_NEAR(count, kDraws / static_cast<int>(kBound), 570);
+  for (const int count : seen)
+    EXPECT_NEAR(count, kDraws / static_cast<int>(kBound), 570);
   // With modulo, bound 3 * 2^30 would give the low third twice as often as each of the others.
   int low = 0;
-  for (int i = 0; i < kDraws; ++i) low += random.below(3u << 30) < (1u << 30) ? 1 : 0;
+  for (int i = 0; i < kDraws; ++i)
+    low += random.below(3u << 30) < (1u << 30) ? 1 : 0;
   EXPECT_NEAR(low, kDraws / 3, 900);
   EXPECT_EQ(random.below(1), 0u);
 }

@@ -1,5 +1,5 @@
-// HMAC against published vectors, and the integrity attributes: where they end, how long they must be, what
-// changes break them.
+// HMAC against published vectors, and the integrity attributes: where they end, how long they must
+// be, what changes break them.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -70,8 +70,9 @@ TEST(Hmac, the_vectors_of_rfc_2202_and_rfc_4231_come_out) {
 TEST(Hmac, a_reused_context_gives_what_a_fresh_one_gives) {
   Hmac reused(HashKind::kSha256);
   // Same key, other key, a prefix of it, longer than the block, none, and back.
-  const std::vector<std::string> keys = {"k", "k",  "kk", std::string(64, 'x'), std::string(65, 'x'),
-                                         "",  "",   "k",  std::string(65, 'x'), std::string(64, 'x')};
+  const std::vector<std::string> keys = {
+      "k", "k", "kk", std::string(64, 'x'), std::string(65, 'x'),
+      "",  "",  "k",  std::string(65, 'x'), std::string(64, 'x')};
   for (const std::string& key : keys) {
     Hmac fresh(HashKind::kSha256);
     EXPECT_EQ(mac(reused, as_bytes(key), "message"), mac(fresh, as_bytes(key), "message"))

@@ -39,8 +39,8 @@ TEST(FlowState, PermissionsAreAllOrNothing) {  // row 67
   limits.permissions = 2;
   TestCore core(limits);
   core.allocate(0, kClient, 50000);
-  const PermissionPeer three[] = {{ip("192.0.2.1"), 0, 0}, {ip("192.0.2.2"), 0, 0},
-                                  {ip("192.0.2.3"), 0, 0}};
+  const PermissionPeer three[] = {
+      {ip("192.0.2.1"), 0, 0}, {ip("192.0.2.2"), 0, 0}, {ip("192.0.2.3"), 0, 0}};
   EXPECT_EQ(core.state->flows.permit(0, three, 1000), ApplyError::kTableFull);
   EXPECT_EQ(core.state->flows.permission_table.size(), 0u);
   const PermissionPeer mixed[] = {{ip("192.0.2.1"), 0, 0}, {ip("2001:db8::5"), 0, 0}};
@@ -81,10 +81,13 @@ TEST(FlowState, SweepingLeavesNothingBehind) {
   TestCore core;
   core.allocate(0, kClient, 50000, 50001, 3'600'000);
   for (uint16_t i = 0; i < 20; ++i) {
-    ASSERT_EQ(core.bind(0, static_cast<uint16_t>(0x4000 + i), "192.0.2." + std::to_string(i % 5 + 1) +
-                        ":" + std::to_string(1000 + i)), ApplyError::kNone);
-    ASSERT_EQ(core.bind(0, static_cast<uint16_t>(0x4100 + i), "[2001:db8::" + std::to_string(i % 5 + 1) +
-                        "]:" + std::to_string(1000 + i)), ApplyError::kNone);
+    ASSERT_EQ(core.bind(0, static_cast<uint16_t>(0x4000 + i),
+                        "192.0.2." + std::to_string(i % 5 + 1) + ":" + std::to_string(1000 + i)),
+              ApplyError::kNone);
+    ASSERT_EQ(
+        core.bind(0, static_cast<uint16_t>(0x4100 + i),
+                  "[2001:db8::" + std::to_string(i % 5 + 1) + "]:" + std::to_string(1000 + i)),
+        ApplyError::kNone);
   }
   FlowState& flows = core.state->flows;
   EXPECT_EQ(flows.permission_table.size(), 10u);
@@ -144,7 +147,8 @@ TEST(FlowState, MoreThanTheNamedLimitOfChannelsIsRefused) {
   ApplyError last = ApplyError::kNone;
   uint32_t bound = 0;
   for (uint16_t i = 0; i < kMaxChannelsPerAllocation + 1; ++i) {
-    last = core.bind(0, static_cast<uint16_t>(kFirstChannel + i), "192.0.2.1:" + std::to_string(i + 1));
+    last = core.bind(0, static_cast<uint16_t>(kFirstChannel + i),
+                     "192.0.2.1:" + std::to_string(i + 1));
     bound += last == ApplyError::kNone;
   }
   EXPECT_EQ(bound, kMaxChannelsPerAllocation);
@@ -152,8 +156,8 @@ TEST(FlowState, MoreThanTheNamedLimitOfChannelsIsRefused) {
 }
 
 TEST(FlowState, AV4MappedPeerOfTheIpv6FamilyIsRefused) {
-  // Permissions of both families share a table in which the mapped form means IPv4: taken as given, its
-  // channels would be looked for in the wrong flow table.
+  // Permissions of both families share a table in which the mapped form means IPv4: taken as given,
+  // its channels would be looked for in the wrong flow table.
   TestCore core;
   core.allocate(0, at("192.0.2.1:1000"), 50000, 50001);
   EXPECT_EQ(core.permit(0, "::ffff:93.184.216.34"), ApplyError::kFamilyMismatch);

@@ -29,7 +29,8 @@ using Samples = std::map<std::string, double>;  // "name{labels}" to value
 // counters without _total, doubled series, malformed labels.
 void read_page(const std::string& page, Samples& out) {
   static const std::regex kSample(
-      R"re(([a-z_:][a-z0-9_:]*)(\{[a-z_]+="([^"\\\n]|\\["\\n])*"(,[a-z_]+="([^"\\\n]|\\["\\n])*")*\})? ([-+0-9.e]+))re");
+      R"re(([a-z_:][a-z0-9_:]*)(\{[a-z_]+="([^"\\\n]|\\["\\n])*")re"
+      R"re((,[a-z_]+="([^"\\\n]|\\["\\n])*")*\})? ([-+0-9.e]+))re");
   std::istringstream lines(page);
   std::string line, family, type, helped;
   std::set<std::string> families;

@@ -186,8 +186,7 @@ TEST(Forward, CrossFamilyChannelsWorkInBothDirections) {
   ASSERT_EQ(core.bind(0, 0x4002, "[2001:db8::99]:7000"), ApplyError::kNone);
   const Bytes to4 = channel_data(0x4001, bytes_of("four"));
   const Bytes to6 = channel_data(0x4002, bytes_of("six"));
-  const auto sent =
-      core.run({core.from_client(kClient6, to4), core.from_client(kClient6, to6)});
+  const auto sent = core.run({core.from_client(kClient6, to4), core.from_client(kClient6, to6)});
   ASSERT_EQ(sent.size(), 2u);
   EXPECT_EQ(sent[0].to, at("192.0.2.99:7000"));
   EXPECT_EQ(sent[0].from_port, 50000);
@@ -320,10 +319,12 @@ TEST(Forward, OrderWithinABurstIsKept) {
     payloads.push_back(i % 2 == 0 ? channel_data(0x4001, {i})
                                   : send_indication(at("192.0.2.99:7000"), {i}));
   std::vector<RxDatagram> in;
-  for (const Bytes& p : payloads) in.push_back(core.from_client(kClient, p));
+  for (const Bytes& p : payloads)
+    in.push_back(core.from_client(kClient, p));
   const auto sent = core.run(in);
   ASSERT_EQ(sent.size(), 40u);
-  for (uint8_t i = 0; i < 40; ++i) EXPECT_EQ(sent[i].payload, Bytes{i});
+  for (uint8_t i = 0; i < 40; ++i)
+    EXPECT_EQ(sent[i].payload, Bytes{i});
 }
 
 }  // namespace

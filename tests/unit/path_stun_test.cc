@@ -57,9 +57,8 @@ TEST(PathStun, AnAllocateWithoutIntegrityIsChallengedWithoutState) {
   EXPECT_EQ(error_code(message), 401);
   EXPECT_TRUE(message.has(stun::AttributeSlot::kRealm));
   EXPECT_TRUE(message.has(stun::AttributeSlot::kPasswordAlgorithms));
-  const NonceCheck check =
-      check_nonce(core.snapshot.nonce_keys, 0, kClient,
-                  message.value(stun::AttributeSlot::kNonce), 3600);
+  const NonceCheck check = check_nonce(core.snapshot.nonce_keys, 0, kClient,
+                                       message.value(stun::AttributeSlot::kNonce), 3600);
   EXPECT_EQ(check.state, NonceState::kValid);
   EXPECT_EQ(check.features, kFeaturePasswordAlgorithms);
   EXPECT_EQ(core.state->flows.live_allocations, 0u);
@@ -135,7 +134,8 @@ TEST(PathStun, BadNoncesHaveABudgetOfTheirOwn) {
   TestCore core;
   core.snapshot.reply_budget.bad_nonce_per_second = 3;
   const Bytes foreign = with_integrity(Nonce{});
-  for (int i = 0; i < 10; ++i) (void)core.run(core.from_client(kClient, foreign), 5000);
+  for (int i = 0; i < 10; ++i)
+    (void)core.run(core.from_client(kClient, foreign), 5000);
   EXPECT_EQ(core.outcome(Outcome::k_bad_nonce_to_control), 3u);
   EXPECT_EQ(core.outcome(Outcome::k_bad_nonce_budget), 7u);
   (void)core.run(core.from_client(kClient, foreign), 5400);
@@ -169,7 +169,8 @@ TEST(PathStun, ClientsThatCompleteAreNeverLimited) {
     ASSERT_EQ(core.run(core.from_client(client, in), 1).size(), 1u) << i;
     const Bytes valid = with_integrity(make_nonce(core.snapshot.nonce_keys, 0, 0, client));
     (void)core.run(core.from_client(client, valid), 1);
-    while (core.events.front() != nullptr) core.events.pop();
+    while (core.events.front() != nullptr)
+      core.events.pop();
   }
   EXPECT_EQ(core.outcome(Outcome::k_challenged), 10'000u);
 }
@@ -214,7 +215,8 @@ TEST(PathStun, IndicationsAndResponsesGetNoAnswer) {
   const Bytes first = finish(keepalive);
   stun::Builder response(buffer, stun::Class::kSuccess, stun::kBinding, kTransaction);
   const Bytes second = finish(response);
-  EXPECT_TRUE(core.run({core.from_client(kClient, first), core.from_client(kClient, second)}).empty());
+  EXPECT_TRUE(
+      core.run({core.from_client(kClient, first), core.from_client(kClient, second)}).empty());
   EXPECT_EQ(core.outcome(Outcome::k_keepalive), 1u);
   EXPECT_EQ(core.outcome(Outcome::k_response_ignored), 1u);
 }

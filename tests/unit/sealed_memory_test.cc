@@ -1,5 +1,6 @@
-// A fast core allocates nothing after it was built: jemalloc's own count of this thread's bytes does not
-// move while allocations are installed, data flows both ways, errors are answered and all of it expires.
+// A fast core allocates nothing after it was built: jemalloc's own count of this thread's bytes
+// does not move while allocations are installed, data flows both ways, errors are answered and all
+// of it expires.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <jemalloc/jemalloc.h>
@@ -49,7 +50,8 @@ class Endpoint {
   [[nodiscard]] uint32_t drain() const {
     uint8_t buffer[2048];
     uint32_t got = 0;
-    while (recv(fd_, buffer, sizeof buffer, 0) >= 0) ++got;
+    while (recv(fd_, buffer, sizeof buffer, 0) >= 0)
+      ++got;
     return got;
   }
 
@@ -129,7 +131,8 @@ TEST(SealedMemory, AFastCoreAllocatesNothingAfterStart) {
     ASSERT_TRUE(engine.send(0, remove, response));
     while (worker.run_once() != 0) {
     }
-    while (engine.front_event(0) != nullptr) engine.pop_event(0);
+    while (engine.front_event(0) != nullptr)
+      engine.pop_event(0);
   }
   EXPECT_EQ(allocated_by_this_thread() - before, 0u);
   EXPECT_EQ(to_peer, 50u * 20);

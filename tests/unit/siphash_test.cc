@@ -1,5 +1,5 @@
-// SipHash-2-4 against the reference implementation's published outputs: key 00 01 .. 0f, message of n bytes
-// 00 01 .. n-1.
+// SipHash-2-4 against the reference implementation's published outputs: key 00 01 .. 0f, message of
+// n bytes 00 01 .. n-1.
 #include "dataplane/base/siphash.h"
 
 #include <gtest/gtest.h>
@@ -19,7 +19,8 @@ constexpr std::array<uint64_t, 16> kPublished = {
 
 TEST(SipHash, the_published_vectors_come_out) {
   std::array<uint8_t, 64> message;
-  for (size_t i = 0; i < message.size(); ++i) message[i] = static_cast<uint8_t>(i);
+  for (size_t i = 0; i < message.size(); ++i)
+    message[i] = static_cast<uint8_t>(i);
   for (size_t n = 0; n < kPublished.size(); ++n)
     EXPECT_EQ(siphash24(kKey, message.data(), n), kPublished[n]) << n << " bytes";
   EXPECT_EQ(siphash24(kKey, message.data(), 63), 0x958a324ceb064572u);
@@ -27,7 +28,8 @@ TEST(SipHash, the_published_vectors_come_out) {
 
 TEST(SipHash, alignment_does_not_matter) {
   std::array<uint8_t, 64> message;
-  for (size_t i = 0; i < message.size(); ++i) message[i] = static_cast<uint8_t>(i * 7);
+  for (size_t i = 0; i < message.size(); ++i)
+    message[i] = static_cast<uint8_t>(i * 7);
   for (size_t shift = 1; shift < 8; ++shift) {
     std::array<uint8_t, 80> moved{};
     std::copy(message.begin(), message.end(), moved.begin() + static_cast<ptrdiff_t>(shift));

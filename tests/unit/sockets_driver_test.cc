@@ -1,6 +1,7 @@
-// The sockets driver over loopback, against plain sockets of the test's own. Every test that does not
-// depend on a family runs on IPv4 and on IPv6. Nothing sleeps: a wait ends with the event, or the test
-// fails after kPatience. Tests that need raw sockets or a network namespace are skipped without root.
+// The sockets driver over loopback, against plain sockets of the test's own. Every test that does
+// not depend on a family runs on IPv4 and on IPv6. Nothing sleeps: a wait ends with the event, or
+// the test fails after kPatience. Tests that need raw sockets or a network namespace are skipped
+// without root.
 #include "dataplane/io/sockets/sockets_driver.h"
 
 #include <arpa/inet.h>
@@ -46,16 +47,20 @@ namespace {
 std::atomic<uint64_t> allocations{0};
 }
 
-// Counts, so that a test can show that the driver allocates nothing once it is built. Not inlined: GCC
-// would take malloc and free for a mismatched pair.
+// Counts, so that a test can show that the driver allocates nothing once it is built. Not inlined:
+// GCC would take malloc and free for a mismatched pair.
 [[gnu::noinline]] void* operator new(size_t bytes) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* at = std::malloc(bytes == 0 ? 1 : bytes);
   if (at == nullptr) std::abort();
   return at;
 }
-[[gnu::noinline]] void operator delete(void* at) noexcept { std::free(at); }
-[[gnu::noinline]] void operator delete(void* at, size_t) noexcept { std::free(at); }
+[[gnu::noinline]] void operator delete(void* at) noexcept {
+  std::free(at);
+}
+[[gnu::noinline]] void operator delete(void* at, size_t) noexcept {
+  std::free(at);
+}
 #endif
 
 namespace culvert {
@@ -233,10 +238,12 @@ class Node {
     return {Plain::loopback(family_), snapshot_.listeners[0].port};
   }
   [[nodiscard]] const Snapshot& snapshot() const { return snapshot_; }
-  [[nodiscard]] TransportAddress at(RelayLeg leg) const { return {Plain::loopback(family_), leg.port}; }
+  [[nodiscard]] TransportAddress at(RelayLeg leg) const {
+    return {Plain::loopback(family_), leg.port};
+  }
   // The next free port of the range.
   Egress open(RelayLeg& leg) {
-    for (; next_port_ < 10000; ) {
+    for (; next_port_ < 10000;) {
       leg = {0, static_cast<uint16_t>(snapshot_.relay_port_low + next_port_++)};
       const Egress egress = driver().open_relay_port(leg);
       if (egress != kNoEgress) return egress;
@@ -245,13 +252,15 @@ class Node {
     return kNoEgress;
   }
   // Receives until `enough` says so.
-  void receive_until(const std::function<bool(const RxDatagram&)>& enough, size_t burst = kMaxBurst) {
+  void receive_until(const std::function<bool(const RxDatagram&)>& enough,
+                     size_t burst = kMaxBurst) {
     const auto end = steady_clock::now() + kPatience;
     std::array<RxDatagram, kMaxBurst> rx;
     while (steady_clock::now() < end) {
       const uint32_t count = driver().rx_burst({rx.data(), burst});
       bool done = false;
-      for (uint32_t i = 0; i < count; ++i) done = enough(rx[i]) || done;
+      for (uint32_t i = 0; i < count; ++i)
+        done = enough(rx[i]) || done;
       if (done) return;
       if (count == 0) driver().wait(100000);
     }
@@ -368,7 +377,8 @@ TEST_P(SocketsDriverTest, TtlTosAndBytesLeaveAsGivenWhateverCameBefore) {
       d.tos = static_cast<uint8_t>(random() % values * 0x2a);
       d.head_length = static_cast<uint8_t>(random() % 3 * 4);
       d.pad_length = static_cast<uint8_t>(random() % 4);
-      for (size_t h = 0; h < d.head_length; ++h) d.head[h] = static_cast<uint8_t>(h + 1);
+      for (size_t h = 0; h < d.head_length; ++h)
+        d.head[h] = static_cast<uint8_t>(h + 1);
       sent.push_back({d.ttl, d.tos, static_cast<int>(d.size())});
     }
     ASSERT_EQ(node.driver().tx_burst(tx), 0u);
@@ -394,7 +404,8 @@ TEST_P(SocketsDriverTest, ARunOfSixtyFourArrivesInPlaceAndLeavesAsOneRun) {
   Plain peer(GetParam(), true);
   constexpr size_t kSize = 500;
   std::vector<uint8_t> run;
-  for (size_t i = 0; i < 63 * kSize + 99; ++i) run.push_back(static_cast<uint8_t>(i * 7 + i / kSize));
+  for (size_t i = 0; i < 63 * kSize + 99; ++i)
+    run.push_back(static_cast<uint8_t>(i * 7 + i / kSize));
   client.send_run(node.listener(), run, kSize);
   TxBurst tx;
   const uint8_t* first = nullptr;
@@ -421,7 +432,8 @@ TEST_P(SocketsDriverTest, ARunLongerThanTheBurstIsCarriedOver) {
   Node node(GetParam());
   Plain client(GetParam());
   std::vector<uint8_t> run(64 * 1000);
-  for (size_t i = 0; i < run.size(); ++i) run[i] = static_cast<uint8_t>(i / 1000);
+  for (size_t i = 0; i < run.size(); ++i)
+    run[i] = static_cast<uint8_t>(i / 1000);
   client.send_run(node.listener(), run, 1000);
   client.send(node.listener(), text("after"));
   const auto got = node.receive(65, 7);
@@ -440,7 +452,8 @@ TEST_P(SocketsDriverTest, InterleavedFlowsLeaveAsOneMessageEachAndKeepTheirOrder
   Plain b(GetParam());
   TxBurst tx;
   std::vector<std::vector<uint8_t>> payloads;
-  for (uint8_t i = 0; i < 40; ++i) payloads.push_back({i, 1, 2, 3});
+  for (uint8_t i = 0; i < 40; ++i)
+    payloads.push_back({i, 1, 2, 3});
   for (uint8_t i = 0; i < 40; ++i) {
     const TransportAddress& to = i % 2 == 0 ? a.address() : b.address();
     TxDatagram& d = add(tx, relay, to, payloads[i]);
@@ -459,11 +472,14 @@ TEST(TxGroupsTest, EveryFlowOfABurstIsOneGroupWhateverTheHash) {
   const std::vector<uint8_t> payload(10);
   for (int round = 0; round < 1000; ++round) {
     TransportAddress to[16];
-    for (auto& t : to) t = {IpAddress::v4(0x7f000001), static_cast<uint16_t>(random())};
+    for (auto& t : to)
+      t = {IpAddress::v4(0x7f000001), static_cast<uint16_t>(random())};
     size_t distinct = 0;
-    for (size_t i = 0; i < 16; ++i) distinct += std::find(to, to + i, to[i]) == to + i ? 1 : 0;
+    for (size_t i = 0; i < 16; ++i)
+      distinct += std::find(to, to + i, to[i]) == to + i ? 1 : 0;
     TxBurst tx;
-    for (size_t i = 0; i < kMaxBurst; ++i) add(tx, 1, to[i % 16], payload);
+    for (size_t i = 0; i < kMaxBurst; ++i)
+      add(tx, 1, to[i % 16], payload);
     TxGroups groups;
     groups.build(tx, true);
     ASSERT_EQ(groups.count(), distinct);
@@ -496,7 +512,8 @@ TEST_P(SocketsDriverTest, SizesThatDifferKeepTheirOrderWithinAFlow) {
     }
     ASSERT_EQ(node.driver().tx_burst(tx), 0u);
     for (size_t p = 0; p < 3; ++p) {
-      for (const auto& payload : expected[p]) ASSERT_EQ(peers[p].receive().bytes, payload);
+      for (const auto& payload : expected[p])
+        ASSERT_EQ(peers[p].receive().bytes, payload);
     }
   }
 }
@@ -591,14 +608,15 @@ TEST_P(SocketsDriverTest, AClientThatIsGoneCostsItsListenerNothing) {
     add(tx, node.driver().listener_egress(0), client.address(), payload).ttl = 3;
   }
   EXPECT_EQ(node.driver().tx_burst(tx), 0u);
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(client.receive().ttl, 3);
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(client.receive().ttl, 3);
   EXPECT_EQ(node.driver().stats().send_retried, 0u);
 }
 
-// Builds what a router would send: an ICMP error about a datagram from `from` to `to`. Not inlined: GCC
-// 12 then merges the two families' copies and warns of the longer one.
-[[nodiscard, gnu::noinline]] bool send_too_big(const TransportAddress& from, const TransportAddress& to,
-                                uint32_t mtu) {
+// Builds what a router would send: an ICMP error about a datagram from `from` to `to`. Not inlined:
+// GCC 12 then merges the two families' copies and warns of the longer one.
+[[nodiscard, gnu::noinline]] bool send_too_big(const TransportAddress& from,
+                                               const TransportAddress& to, uint32_t mtu) {
   const bool v4 = from.ip.is_v4();
   const int fd = socket(v4 ? AF_INET : AF_INET6, SOCK_RAW | SOCK_CLOEXEC,
                         v4 ? int{IPPROTO_ICMP} : int{IPPROTO_ICMPV6});
@@ -632,8 +650,10 @@ TEST_P(SocketsDriverTest, AClientThatIsGoneCostsItsListenerNothing) {
   if (v4) {  // IPv6: the kernel fills it in
     uint32_t sum = 0;
     if (packet.size() % 2 != 0) packet.push_back(0);
-    for (size_t i = 0; i < packet.size(); i += 2) sum += load_be16(&packet[i]);
-    while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
+    for (size_t i = 0; i < packet.size(); i += 2)
+      sum += load_be16(&packet[i]);
+    while (sum >> 16 != 0)
+      sum = (sum & 0xffff) + (sum >> 16);
     store_be16(&packet[2], static_cast<uint16_t>(~sum));
   }
   SocketName name;
@@ -703,16 +723,19 @@ TEST_P(SocketsDriverTest, ARunTheKernelCannotCutIsSentSinglyAndFragmented) {
     Plain peer(GetParam());
     Plain other(GetParam());
     std::vector<std::vector<uint8_t>> payloads;
-    for (uint8_t i = 0; i < 5; ++i) payloads.push_back(std::vector<uint8_t>(2000, i));
+    for (uint8_t i = 0; i < 5; ++i)
+      payloads.push_back(std::vector<uint8_t>(2000, i));
     const auto small = text("small");
     TxBurst tx;
     add(tx, relay, other.address(), small);
-    for (const auto& payload : payloads) add(tx, relay, peer.address(), payload);
+    for (const auto& payload : payloads)
+      add(tx, relay, peer.address(), payload);
     add(tx, relay, other.address(), small).ttl = 9;
     add(tx, relay, other.address(), small).ttl = 9;
     ASSERT_EQ(node.driver().tx_burst(tx), 0u);
     EXPECT_EQ(node.driver().stats().segment_refused, 1u);
-    for (const auto& payload : payloads) EXPECT_EQ(peer.receive().bytes, payload);
+    for (const auto& payload : payloads)
+      EXPECT_EQ(peer.receive().bytes, payload);
     EXPECT_EQ(other.receive().bytes, small);
     EXPECT_EQ(other.receive().ttl, 9);
     EXPECT_EQ(other.receive().ttl, 9);
@@ -771,7 +794,8 @@ TEST_P(SocketsDriverTest, PortsOutsideTheRangeOrOnOtherAddressesAreRefused) {
 [[nodiscard]] size_t open_descriptors() {
   size_t count = 0;
   DIR* dir = opendir("/proc/self/fd");
-  while (readdir(dir) != nullptr) ++count;
+  while (readdir(dir) != nullptr)
+    ++count;
   closedir(dir);
   return count;
 }
@@ -785,17 +809,22 @@ TEST_P(SocketsDriverTest, AThousandPortsOpenCarryAndCloseWithoutLeaks) {
   for (int round = 0; round < 2; ++round) {
     std::vector<RelayLeg> legs(kPorts);
     std::vector<Egress> egresses;
-    for (RelayLeg& leg : legs) egresses.push_back(node.open(leg));
+    for (RelayLeg& leg : legs)
+      egresses.push_back(node.open(leg));
     EXPECT_EQ(node.driver().open_ports(), kPorts);
     const uint16_t high = node.snapshot().relay_port_high;
     EXPECT_EQ(node.driver().open_relay_port({0, high}), kNoEgress) << "the table is full";
     std::sort(egresses.begin(), egresses.end());
     EXPECT_EQ(std::adjacent_find(egresses.begin(), egresses.end()), egresses.end());
-    for (const RelayLeg& leg : legs) peer.send(node.at(leg), text("to each"));
+    for (const RelayLeg& leg : legs)
+      peer.send(node.at(leg), text("to each"));
     std::vector<uint32_t> seen(65536);
-    for (const Kept& kept : node.receive(kPorts)) ++seen[kept.d.relay.port];
-    for (const RelayLeg& leg : legs) EXPECT_EQ(seen[leg.port], 1u);
-    for (const RelayLeg& leg : legs) node.driver().close_relay_port(leg);
+    for (const Kept& kept : node.receive(kPorts))
+      ++seen[kept.d.relay.port];
+    for (const RelayLeg& leg : legs)
+      EXPECT_EQ(seen[leg.port], 1u);
+    for (const RelayLeg& leg : legs)
+      node.driver().close_relay_port(leg);
     EXPECT_EQ(node.driver().open_ports(), 0u);
   }
   EXPECT_EQ(open_descriptors(), descriptors + 1) << "the plain peer's socket";
@@ -833,17 +862,21 @@ TEST_P(SocketsDriverTest, BothDirectionsAdvanceWhenBothAreFull) {
   Plain client(GetParam());
   Plain peer(GetParam());
   std::vector<RelayLeg> legs(40);
-  for (RelayLeg& leg : legs) ASSERT_NE(node.open(leg), kNoEgress);
-  for (int i = 0; i < 200; ++i) client.send(node.listener(), text("c"));
+  for (RelayLeg& leg : legs)
+    ASSERT_NE(node.open(leg), kNoEgress);
+  for (int i = 0; i < 200; ++i)
+    client.send(node.listener(), text("c"));
   for (int i = 0; i < 20; ++i) {
-    for (const RelayLeg& leg : legs) peer.send(node.at(leg), text("p"));
+    for (const RelayLeg& leg : legs)
+      peer.send(node.at(leg), text("p"));
   }
   std::array<RxDatagram, kMaxBurst> rx;
   size_t clients = 0;
   size_t peers = 0;
   for (int burst = 0; burst < 4; ++burst) {
     const uint32_t count = node.driver().rx_burst(rx);
-    for (uint32_t i = 0; i < count; ++i) ++(rx[i].kind == RxKind::kClient ? clients : peers);
+    for (uint32_t i = 0; i < count; ++i)
+      ++(rx[i].kind == RxKind::kClient ? clients : peers);
   }
   EXPECT_GE(clients, 64u);
   EXPECT_GE(peers, 64u);
@@ -870,8 +903,8 @@ TEST_P(SocketsDriverTest, AHundredThousandPacedDatagramsAllGoThroughInOrder) {
   uint32_t back = 0;
   std::vector<uint32_t> next(kFlows);
   std::vector<uint8_t> bytes(120);
-  // Client -> listener -> relayed port -> peer -> relayed port -> counted here; the window is what is
-  // under way anywhere.
+  // Client -> listener -> relayed port -> peer -> relayed port -> counted here; the window is what
+  // is under way anywhere.
   for (uint32_t sent = 0; back < kTotal;) {
     for (; sent < kTotal && sent - back < kWindow; ++sent) {
       store_be32(bytes.data(), sent);
@@ -896,7 +929,8 @@ TEST_P(SocketsDriverTest, AHundredThousandPacedDatagramsAllGoThroughInOrder) {
     });
     ASSERT_EQ(node.driver().tx_burst(tx), 0u);
     for (uint32_t f = 0; f < kFlows; ++f) {
-      while (const auto got = peers[f]->receive_now()) peers[f]->send(node.at(legs[f]), got->bytes);
+      while (const auto got = peers[f]->receive_now())
+        peers[f]->send(node.at(legs[f]), got->bytes);
     }
     if (testing::Test::HasFailure()) return;
   }
@@ -918,7 +952,8 @@ TEST_P(SocketsDriverTest, TheDriverAllocatesNothingOnceItIsBuilt) {
   std::array<RxDatagram, kMaxBurst> rx;
   const uint64_t before = allocations.load();
   const Egress relay = node.driver().open_relay_port(leg);
-  for (int i = 0; i < 40; ++i) add(tx, relay, peer.address(), payload).tos = static_cast<uint8_t>(i);
+  for (int i = 0; i < 40; ++i)
+    add(tx, relay, peer.address(), payload).tos = static_cast<uint8_t>(i);
   const uint32_t failed = node.driver().tx_burst(tx);
   node.driver().wait(100000);
   const uint32_t count = node.driver().rx_burst(rx);
@@ -937,9 +972,11 @@ TEST(SocketsDriverWaitTest, WakeEndsAWaitFromAnotherThreadAndTheNextOne) {
   node.driver().wait(60000000);  // ended by the wake before it
   std::atomic<bool> ended{false};
   std::thread other([&] {
-    while (!ended.load()) node.driver().wake();
+    while (!ended.load())
+      node.driver().wake();
   });
-  for (int i = 0; i < 1000; ++i) node.driver().wait(60000000);
+  for (int i = 0; i < 1000; ++i)
+    node.driver().wait(60000000);
   ended = true;
   other.join();
   EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(30));
@@ -998,18 +1035,21 @@ TEST_P(SocketsDriverTest, AGroupOfCoresIsNotJoinedByASecondRelay) {
 TEST_P(SocketsDriverTest, EachClientStaysOnOneOfTheCores) {
   Node node(GetParam(), 2);
   std::vector<std::unique_ptr<Plain>> clients;
-  for (int i = 0; i < 50; ++i) clients.push_back(std::make_unique<Plain>(GetParam()));
+  for (int i = 0; i < 50; ++i)
+    clients.push_back(std::make_unique<Plain>(GetParam()));
   std::vector<std::array<uint32_t, 2>> seen(65536);
   std::array<RxDatagram, kMaxBurst> rx;
   std::array<uint32_t, 2> total{};
   for (int round = 0; round < 10; ++round) {
-    for (auto& client : clients) client->send(node.listener(), text("x"));
+    for (auto& client : clients)
+      client->send(node.listener(), text("x"));
   }
   const auto end = steady_clock::now() + kPatience;
   while (total[0] + total[1] < 500 && steady_clock::now() < end) {
     for (size_t core = 0; core < 2; ++core) {
       const uint32_t count = node.driver(core).rx_burst(rx);
-      for (uint32_t i = 0; i < count; ++i) ++seen[rx[i].source.port][core];
+      for (uint32_t i = 0; i < count; ++i)
+        ++seen[rx[i].source.port][core];
       total[core] += count;
     }
   }

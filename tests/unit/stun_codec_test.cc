@@ -1,6 +1,6 @@
-// The STUN codec and the ChannelData header: the rules of RFC 8489 sections 5, 6.3 and 14 one by one, then
-// random messages and random damage. Every message is parsed from a heap block of exactly its size, so that
-// a read behind it is seen by the sanitizer.
+// The STUN codec and the ChannelData header: the rules of RFC 8489 sections 5, 6.3 and 14 one by
+// one, then random messages and random damage. Every message is parsed from a heap block of exactly
+// its size, so that a read behind it is seen by the sanitizer.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -43,7 +43,9 @@ struct Draft {
   Builder builder;
 };
 
-[[nodiscard]] ParseError error_of(std::span<const uint8_t> bytes) { return Parsed(bytes).error; }
+[[nodiscard]] ParseError error_of(std::span<const uint8_t> bytes) {
+  return Parsed(bytes).error;
+}
 
 TEST(StunCodec, crc32_gives_the_check_value_of_iso_3309_at_every_split) {
   const std::string text = "123456789";
@@ -119,7 +121,8 @@ TEST(StunCodec, every_value_length_is_padded_with_zeros_and_read_back) {
   for (size_t length = 0; length <= 800; ++length) {
     Draft draft;
     Bytes value(length);
-    for (size_t i = 0; i < length; ++i) value[i] = static_cast<uint8_t>(i + 1);
+    for (size_t i = 0; i < length; ++i)
+      value[i] = static_cast<uint8_t>(i + 1);
     draft.builder.add(Attribute::kUsername, value);
     draft.builder.add(Attribute::kRealm, "after");
     const Bytes bytes = draft.bytes();
@@ -345,7 +348,8 @@ TEST(StunCodec, error_codes_and_their_reasons_are_written_as_the_rfcs_say) {
   EXPECT_EQ(load_be32(&address.bytes()[24]), 0x02000428u);
   // 127 bytes at most, and never half a character.
   std::string reason;
-  while (reason.size() < 200) reason += "\xc3\xa9";
+  while (reason.size() < 200)
+    reason += "\xc3\xa9";
   Draft longest;
   longest.builder.add_error(500, reason);
   EXPECT_EQ(load_be16(&longest.bytes()[22]), 4 + 126);
@@ -385,23 +389,24 @@ TEST(StunCodec, random_messages_are_read_as_they_were_written) {
   for (int round = 0; round < 20000; ++round) {
     const std::vector<Item> items = random_items(random);
     Draft draft(2048);
-    for (const Item& item : items) draft.builder.add(static_cast<Attribute>(item.type), item.value);
+    for (const Item& item : items)
+      draft.builder.add(static_cast<Attribute>(item.type), item.value);
     if (random.below(2) == 0) draft.builder.add_fingerprint();
     ASSERT_TRUE(draft.builder.ok());
     const Parsed parsed(draft.builder.bytes());
     ASSERT_EQ(parsed.error, ParseError::kNone) << "seed " << seed << " round " << round;
     // The obvious model: the first item of each known type.
     size_t slot = 0;
-#define X(name, number)                                                                        \
-  if ((number) != 0x8028) {                                                                    \
-    const auto first = std::find_if(items.begin(), items.end(),                                \
-                                    [](const Item& i) { return i.type == (number); });         \
-    const auto got = parsed.message.value(static_cast<AttributeSlot>(slot));                   \
-    ASSERT_EQ(parsed.message.has(static_cast<AttributeSlot>(slot)), first != items.end());     \
-    if (first != items.end()) {                                                                \
+#define X(name, number)                                                                          \
+  if ((number) != 0x8028) {                                                                      \
+    const auto first = std::find_if(items.begin(), items.end(),                                  \
+                                    [](const Item& i) { return i.type == (number); });           \
+    const auto got = parsed.message.value(static_cast<AttributeSlot>(slot));                     \
+    ASSERT_EQ(parsed.message.has(static_cast<AttributeSlot>(slot)), first != items.end());       \
+    if (first != items.end()) {                                                                  \
       ASSERT_TRUE(std::equal(got.begin(), got.end(), first->value.begin(), first->value.end())); \
-    }                                                                                          \
-  }                                                                                            \
+    }                                                                                            \
+  }                                                                                              \
   ++slot;
     CULVERT_STUN_ATTRIBUTES(X)
 #undef X
@@ -418,7 +423,8 @@ TEST(StunCodec, random_damage_is_refused_or_read_within_bounds) {
     Draft draft(2048);
     for (const Item& item : random_items(random))
       draft.builder.add(static_cast<Attribute>(item.type), item.value);
-    draft.builder.add_xor_address(Attribute::kXorPeerAddress, *TransportAddress::parse("192.0.2.1:1"));
+    draft.builder.add_xor_address(Attribute::kXorPeerAddress,
+                                  *TransportAddress::parse("192.0.2.1:1"));
     Bytes bytes = draft.bytes();
     for (uint32_t n = 1 + random.below(8); n > 0; --n)
       bytes[random.below(static_cast<uint32_t>(bytes.size()))] = static_cast<uint8_t>(random.u32());
@@ -428,10 +434,12 @@ TEST(StunCodec, random_damage_is_refused_or_read_within_bounds) {
     ++accepted;
     // Touch everything that a reader may touch.
     for (size_t slot = 0; slot < static_cast<size_t>(AttributeSlot::kCount); ++slot)
-      for (const uint8_t b : parsed.message.value(static_cast<AttributeSlot>(slot))) sum += b;
+      for (const uint8_t b : parsed.message.value(static_cast<AttributeSlot>(slot)))
+        sum += b;
     parsed.message.each_peer([&](std::span<const uint8_t> value) {
       sum += parsed.message.xor_address(value).has_value() ? 1 : 0;
-      for (const uint8_t b : value) sum += b;
+      for (const uint8_t b : value)
+        sum += b;
       return true;
     });
   }
@@ -449,7 +457,8 @@ TEST(StunCodec, addresses_survive_at_every_alignment) {
       address.ip = v6 != 0 ? IpAddress::v6_bytes(raw) : IpAddress::v4_bytes(raw);
       address.port = static_cast<uint16_t>(random.u32());
       Bytes buffer(128);
-      Builder builder(std::span<uint8_t>(buffer).subspan(shift), Class::kSuccess, kBinding, kId.data());
+      Builder builder(std::span<uint8_t>(buffer).subspan(shift), Class::kSuccess, kBinding,
+                      kId.data());
       builder.add_xor_address(Attribute::kXorMappedAddress, address);
       builder.add_fingerprint();
       Message message;
@@ -464,7 +473,8 @@ TEST(ChannelData, headers_are_read_at_every_length) {
     for (const size_t length : {0u, 1u, 3u, 4u, 1500u}) {
       for (size_t padding = 0; padding < 4; ++padding) {
         Bytes bytes(kChannelHeaderSize + length + padding, 0x33);
-        write_channel_header(bytes.data(), static_cast<uint16_t>(channel), static_cast<uint16_t>(length));
+        write_channel_header(bytes.data(), static_cast<uint16_t>(channel),
+                             static_cast<uint16_t>(length));
         const auto parsed = parse_channel_data(bytes);
         ASSERT_TRUE(parsed);
         EXPECT_EQ(parsed->channel, channel);

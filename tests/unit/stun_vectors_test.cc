@@ -127,8 +127,8 @@ TEST(StunVectors, the_sha256_request_of_rfc_8489_with_erratum_6268_is_verified_a
 
 TEST(StunVectors, every_flipped_bit_of_a_vector_is_noticed) {
   // In cookie and lengths the parser refuses it, elsewhere FINGERPRINT does. Only a flip that makes
-  // FINGERPRINT vanish (its own type, or a length that swallows it) is parsed: then integrity decides,
-  // which covers everything before itself.
+  // FINGERPRINT vanish (its own type, or a length that swallows it) is parsed: then integrity
+  // decides, which covers everything before itself.
   const Bytes original = vectors::hex(vectors::kRequest);
   constexpr size_t kFingerprintBytes = 8;
   for (size_t bit = 0; bit < original.size() * 8; ++bit) {

@@ -1,5 +1,6 @@
-// Published STUN messages, byte for byte: RFC 5769 sections 2.1 to 2.4 and RFC 8489 appendix B.1 as corrected by
-// erratum 6268. They prove themselves: a mistyped byte fails the FINGERPRINT or the HMAC.
+// Published STUN messages, byte for byte: RFC 5769 sections 2.1 to 2.4 and RFC 8489 appendix B.1 as
+// corrected by erratum 6268. They prove themselves: a mistyped byte fails the FINGERPRINT or the
+// HMAC.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +14,12 @@ namespace culvert::vectors {
   int high = -1;
   for (const char c : text) {
     int digit = 0;
-    if (c >= '0' && c <= '9') digit = c - '0';
-    else if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
-    else continue;
+    if (c >= '0' && c <= '9')
+      digit = c - '0';
+    else if (c >= 'a' && c <= 'f')
+      digit = c - 'a' + 10;
+    else
+      continue;
     if (high < 0) {
       high = digit;
     } else {
@@ -28,7 +32,8 @@ namespace culvert::vectors {
 
 inline constexpr std::string_view kShortTermPassword = "VOkJxbRl1RmTxUk/WvJxBt";
 
-// 2.1: SOFTWARE, PRIORITY, ICE-CONTROLLED, USERNAME (padded with spaces), MESSAGE-INTEGRITY, FINGERPRINT.
+// 2.1: SOFTWARE, PRIORITY, ICE-CONTROLLED, USERNAME (padded with spaces), MESSAGE-INTEGRITY,
+// FINGERPRINT.
 inline constexpr std::string_view kRequest =
     "00010058 2112a442 b7e7a701 bc34d686 fa87dfae"
     "80220010 5354554e 20746573 7420636c 69656e74"

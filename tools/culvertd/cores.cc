@@ -45,7 +45,8 @@ CoreLimits core_limits(const Config& config, const DerivedLimits& derived) {
   // One bucket a user at most, and never more users with an allocation than allocations.
   const bool limited = limits_users(config);
   limits.policers = limited ? config.limits.max_allocations + 1 : 1;
-  limits.count_policers = derived.cores > 1;  // also for the whole relay's, which a reload may begin
+  limits.count_policers =
+      derived.cores > 1;  // also for the whole relay's, which a reload may begin
   limits.relay_port_low = config.relay_port_low;
   limits.relay_port_high = config.relay_port_high;
   limits.addresses = static_cast<uint16_t>(config.relay_addresses.size() + config.listeners.size());

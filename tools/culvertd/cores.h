@@ -1,5 +1,6 @@
-// The fast cores of a running relay: their drivers, workers and threads. Built in two steps, because sockets
-// are opened while the process may still do so and threads are started only after privileges are gone.
+// The fast cores of a running relay: their drivers, workers and threads. Built in two steps,
+// because sockets are opened while the process may still do so and threads are started only after
+// privileges are gone.
 #pragma once
 
 #include <cstdint>

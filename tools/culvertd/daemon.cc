@@ -66,7 +66,8 @@ ServiceParts Daemon::service_parts() {
 }
 
 int Daemon::run() {
-  for (const Diagnostic& warning : command_line_.warnings) log_.warning(warning.to_string());
+  for (const Diagnostic& warning : command_line_.warnings)
+    log_.warning(warning.to_string());
   drop_privileges_or_throw();
   log_.start_writer();
   service_.start_threads();
@@ -109,7 +110,8 @@ nlohmann::json Daemon::limits_json() const {
 ReloadOutcome Daemon::reload() {
   ReloadOutcome outcome;
   const LoadedConfig loaded = load_config(command_line_, true);
-  for (const Diagnostic& error : loaded.errors) outcome.messages.push_back(error.to_string());
+  for (const Diagnostic& error : loaded.errors)
+    outcome.messages.push_back(error.to_string());
   if (!loaded.config) return outcome;
 
   const std::vector<Change> changes = diff_for_reload(command_line_.config, *loaded.config);
@@ -119,7 +121,8 @@ ReloadOutcome Daemon::reload() {
   }
   if (limits_users(*loaded.config) && !limits_users(config_)) {
     outcome.messages.push_back(
-        "realm.user_bandwidth: no user was limited when the relay started, so no token buckets were "
+        "realm.user_bandwidth: no user was limited when the relay started, so no token buckets "
+        "were "
         "reserved; restart to begin limiting");
     return outcome;
   }
@@ -137,7 +140,8 @@ ReloadOutcome Daemon::reload() {
   log_.set_level(config_.log.level);
   service_.loop().set_stop_grace(std::chrono::seconds(config_.stop_grace_seconds));
   outcome.applied = true;
-  for (const Change& change : changes) outcome.messages.push_back("changed: " + change.key);
+  for (const Change& change : changes)
+    outcome.messages.push_back("changed: " + change.key);
   if (changes.empty()) outcome.messages.push_back("nothing changed");
   return outcome;
 }

@@ -1,8 +1,9 @@
-// A serving culvertd: builds and wires everything, explicitly and in order. Nothing is global; what is
-// declared first outlives what is declared after it.
+// A serving culvertd: builds and wires everything, explicitly and in order. Nothing is global; what
+// is declared first outlives what is declared after it.
 //
-//   log, file limit -> engine (rings, first snapshot) -> listeners -> TurnServer -> control socket and
-//   metrics -> privileges dropped -> account readers -> cores' tables and threads -> control loop
+//   log, file limit -> engine (rings, first snapshot) -> listeners -> TurnServer -> control socket
+//   and metrics -> privileges dropped -> account readers -> cores' tables and threads -> control
+//   loop
 #pragma once
 
 #include <memory>

@@ -10,14 +10,17 @@ namespace culvert {
 namespace {
 
 void print(const std::vector<Diagnostic>& diagnostics) {
-  for (const Diagnostic& d : diagnostics) std::fprintf(stderr, "%s\n", d.to_string().c_str());
+  for (const Diagnostic& d : diagnostics)
+    std::fprintf(stderr, "%s\n", d.to_string().c_str());
 }
 
 int check_config(const CommandLine& command_line) {
   const Expanded expanded = expand_wildcards(command_line.config, read_machine_addresses());
   if (!expanded.config) {
-    if (command_line.json) std::printf("%s\n", check_errors_json(expanded.errors).c_str());
-    else print(expanded.errors);
+    if (command_line.json)
+      std::printf("%s\n", check_errors_json(expanded.errors).c_str());
+    else
+      print(expanded.errors);
     return kExitUsage;
   }
   const Config& config = *expanded.config;

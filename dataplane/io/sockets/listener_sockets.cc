@@ -53,7 +53,8 @@ ListenerSockets::ListenerSockets(const Snapshot& snapshot, int receive_bytes, in
       spec.send_bytes = send_bytes;
       spec.force_buffers = true;
       if (shared) {
-        // SO_REUSEPORT would join a foreign group of the same user silently; an exclusive bind tells.
+        // SO_REUSEPORT would join a foreign group of the same user silently; an exclusive bind
+        // tells.
         const UdpSocketResult probe = open_udp_socket(spec);
         if (probe.fd < 0) fail(spec.bind_to, probe);
         close(probe.fd);
@@ -71,7 +72,9 @@ ListenerSockets::ListenerSockets(const Snapshot& snapshot, int receive_bytes, in
   }
 }
 
-ListenerSockets::~ListenerSockets() { close_all(); }
+ListenerSockets::~ListenerSockets() {
+  close_all();
+}
 
 int ListenerSockets::take(CoreId core, size_t listener) {
   const size_t at = core * listeners_ + listener;

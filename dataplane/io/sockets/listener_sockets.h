@@ -1,7 +1,8 @@
-// All listening sockets of a relay, opened once at start for every core, in core order, before traffic
-// and before privileges are dropped. With one core a listener is one ordinary socket, so a second
-// relay on the same port fails; with more they share the port by SO_REUSEPORT, and the kernel gives
-// each client's 5-tuple to one of them. The fds belong to this object until a driver takes its own.
+// All listening sockets of a relay, opened once at start for every core, in core order, before
+// traffic and before privileges are dropped. With one core a listener is one ordinary socket, so a
+// second relay on the same port fails; with more they share the port by SO_REUSEPORT, and the
+// kernel gives each client's 5-tuple to one of them. The fds belong to this object until a driver
+// takes its own.
 #pragma once
 
 #include <cstdint>

@@ -20,13 +20,15 @@ constexpr uint16_t kNoRow = 0xffff;
 
 [[nodiscard]] size_t relaying(const Snapshot& snapshot) {
   size_t count = 0;
-  for (const LocalAddress& address : snapshot.addresses) count += address.relays ? 1 : 0;
+  for (const LocalAddress& address : snapshot.addresses)
+    count += address.relays ? 1 : 0;
   return count;
 }
 
 [[nodiscard]] size_t port_count(const Snapshot& snapshot) {
   if (snapshot.relay_port_high < snapshot.relay_port_low) {
-    throw std::runtime_error("the relay port range is empty: its low end must not pass its high end");
+    throw std::runtime_error(
+        "the relay port range is empty: its low end must not pass its high end");
   }
   return size_t{snapshot.relay_port_high} - snapshot.relay_port_low + 1;
 }

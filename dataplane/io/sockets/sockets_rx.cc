@@ -1,7 +1,7 @@
 // Receiving: readiness, reading messages and errors, and handing out their datagrams.
 #include <linux/udp.h>
-#include <netinet/ip_icmp.h>
 #include <netinet/icmp6.h>
+#include <netinet/ip_icmp.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -59,8 +59,8 @@ void read_control(msghdr& header, Control& out) {
 
 }  // namespace
 
-// wait_us: 0 asks, more sleeps. Edge-triggered: each socket reported here goes into a ready queue and
-// stays there until it has been read empty.
+// wait_us: 0 asks, more sleeps. Edge-triggered: each socket reported here goes into a ready queue
+// and stays there until it has been read empty.
 void SocketsDriver::collect_ready(int64_t wait_us) {
   std::array<epoll_event, kMaxBurst> events;
   int count;
@@ -68,7 +68,8 @@ void SocketsDriver::collect_ready(int64_t wait_us) {
     count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()), 0);
   } else {
     const timespec limit{static_cast<time_t>(wait_us / 1000000), wait_us % 1000000 * 1000};
-    count = epoll_pwait2(epoll_fd_, events.data(), static_cast<int>(events.size()), &limit, nullptr);
+    count =
+        epoll_pwait2(epoll_fd_, events.data(), static_cast<int>(events.size()), &limit, nullptr);
     if (count < 0 && errno != EINTR) {  // older than Linux 5.11, or kept away by a sandbox
       count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
                          static_cast<int>((wait_us + 999) / 1000));
@@ -91,9 +92,9 @@ void SocketsDriver::collect_ready(int64_t wait_us) {
 uint32_t SocketsDriver::rx_burst(std::span<RxDatagram> rx) {
   if (pending_head_ == pending_count_) {
     pending_head_ = pending_count_ = buffers_used_ = 0;
-    // epoll is asked once per turn: not when wait() has just asked it, and not when everything known
-    // has been read since, because then the caller will wait and that asks. A caller that does not wait
-    // is served by its next call.
+    // epoll is asked once per turn: not when wait() has just asked it, and not when everything
+    // known has been read since, because then the caller will wait and that asks. A caller that
+    // does not wait is served by its next call.
     const bool idle = ready_relays_->empty() && ready_listeners_->empty();
     if (collected_ && idle) {
       collected_ = false;
@@ -151,9 +152,8 @@ uint32_t SocketsDriver::read_socket(uint32_t slot, uint32_t limit, uint32_t budg
         take_message(buffers_used_++, socket);
         Pending& message = pending_[pending_count_ - 1];
         message.slot = slot;
-        datagrams += socket.run_length =
-            static_cast<uint16_t>(message.segment == 0 ? 1 : (message.left + message.segment - 1) /
-                                                                 message.segment);
+        datagrams += socket.run_length = static_cast<uint16_t>(
+            message.segment == 0 ? 1 : (message.left + message.segment - 1) / message.segment);
       }
       more = static_cast<uint32_t>(got) == want;
     }
@@ -184,8 +184,8 @@ void SocketsDriver::take_message(uint32_t index, const Socket& socket) {
   d.source = from_socket_name(rx_->names[index]);
 }
 
-// Reports what the socket's error queue holds (RFC 8656 section 11.5): the peer is the destination of
-// the datagram that was lost, whoever sent the ICMP error.
+// Reports what the socket's error queue holds (RFC 8656 section 11.5): the peer is the destination
+// of the datagram that was lost, whoever sent the ICMP error.
 void SocketsDriver::read_errors(uint32_t slot) {
   Socket& socket = sockets_[slot];
   for (uint32_t i = 0; i < kErrorQuota && buffers_used_ < kRxMessages; ++i) {
@@ -238,9 +238,8 @@ uint32_t SocketsDriver::hand_out(std::span<RxDatagram> rx) {
       ++pending_head_;
       continue;
     }
-    const uint32_t length = message.segment == 0 || message.left < message.segment
-                                ? message.left
-                                : message.segment;
+    const uint32_t length =
+        message.segment == 0 || message.left < message.segment ? message.left : message.segment;
     RxDatagram& d = rx[count++];
     d = message.next;
     d.length = static_cast<uint16_t>(length);

@@ -21,8 +21,8 @@ inline constexpr uint32_t kWakeSlot = 0xffffffff;
 inline constexpr uint32_t kRxMessages = kMaxBurst;
 // One UDP_GRO read is at most 65535 bytes.
 inline constexpr size_t kRxBufferBytes = 65536;
-// Datagrams start at the same offset of their buffers: buffers 64 KiB apart would all share one set of
-// the L1 cache. 33 lines more spread them over every set (33 is odd).
+// Datagrams start at the same offset of their buffers: buffers 64 KiB apart would all share one set
+// of the L1 cache. 33 lines more spread them over every set (33 is odd).
 inline constexpr size_t kRxStride = kRxBufferBytes + 33 * kCacheLine;
 // TTL, TOS and the GRO size: 24 bytes each (CMSG_SPACE(sizeof(int))).
 inline constexpr size_t kRxControlBytes = 3 * 24;
@@ -38,7 +38,8 @@ inline constexpr uint32_t kRelayQuota = 16;
 inline constexpr uint32_t kErrorQuota = 8;
 // Attempts for one message when the socket reports errors of earlier ones (each report clears it).
 inline constexpr uint32_t kErrorAttempts = 4;
-// Attempts when the kernel has no room: a device queue may drain between two, no longer wait is due.
+// Attempts when the kernel has no room: a device queue may drain between two, no longer wait is
+// due.
 inline constexpr uint32_t kRoomAttempts = 3;
 // Equal departures from a socket's TTL or TOS in a row after which the socket is changed instead: a
 // setsockopt costs about as much as four control messages.
@@ -49,9 +50,9 @@ struct SocketsDriver::Socket {
   int fd = -1;
   Family family = Family::kNone;
   RxKind kind = RxKind::kPeer;
-  bool queued = false;        // in a ready queue
-  bool errors = false;        // its error queue may hold something
-  bool segment = true;        // UDP_SEGMENT works here
+  bool queued = false;  // in a ready queue
+  bool errors = false;  // its error queue may hold something
+  bool segment = true;  // UDP_SEGMENT works here
   bool dont_fragment = false;
   uint16_t listener = 0;
   RelayLeg leg;
@@ -63,17 +64,17 @@ struct SocketsDriver::Socket {
   int16_t other_tos = kUnknown;
   uint16_t ttl_misses = 0;
   uint16_t tos_misses = 0;
-  uint16_t run_length = 1;    // datagrams in the last message read
+  uint16_t run_length = 1;  // datagrams in the last message read
   uint32_t next_free = 0;
 };
 
 // A message: the template of its datagrams and where in it we are.
 struct SocketsDriver::Pending {
-  RxDatagram next;         // payload: of the next segment; length: set when handed out
-  uint32_t left = 0;       // bytes not handed out
-  uint32_t segment = 0;    // bytes of each datagram but the last
+  RxDatagram next;       // payload: of the next segment; length: set when handed out
+  uint32_t left = 0;     // bytes not handed out
+  uint32_t segment = 0;  // bytes of each datagram but the last
   uint32_t slot = 0;
-  bool done = false;       // its socket was closed: nothing more is reported
+  bool done = false;  // its socket was closed: nothing more is reported
 };
 
 struct SocketsDriver::RxSlots {

@@ -37,7 +37,8 @@ class ControlWriter {
 };
 
 // What an ICMP error about an earlier datagram makes the next call on the socket return. A send of
-// ours may fail with one of them for its own sake too; then the repeats fail as well and it is dropped.
+// ours may fail with one of them for its own sake too; then the repeats fail as well and it is
+// dropped.
 [[nodiscard]] bool may_be_pending_error(int error) {
   switch (error) {
     case ECONNREFUSED:
@@ -187,7 +188,8 @@ uint32_t SocketsDriver::flush(const TxBurst& tx, Socket& socket) {
       std::copy_n(t.groups.begin() + at + 1, rest_count, rest.begin());
       t.messages = t.pieces_used = 0;
       failed += send_singly(tx, group, socket);
-      for (uint32_t i = 0; i < rest_count; ++i) add_message(tx, rest[i], socket);
+      for (uint32_t i = 0; i < rest_count; ++i)
+        add_message(tx, rest[i], socket);
       at = attempts = 0;
       continue;
     }

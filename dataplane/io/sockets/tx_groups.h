@@ -1,10 +1,12 @@
 // Sorts a burst into the messages it leaves as: datagrams of one flow (egress and destination) with
-// the same size and header fields become one message, which the kernel cuts apart again (UDP_SEGMENT).
-// They need not be neighbours in the burst: two hundred interleaved flows of two datagrams each cost
-// half the sends. Order within a flow is kept: a datagram that does not fit its flow's open message
-// opens the next one, and messages leave in the order in which they were opened.
+// the same size and header fields become one message, which the kernel cuts apart again
+// (UDP_SEGMENT). They need not be neighbours in the burst: two hundred interleaved flows of two
+// datagrams each cost half the sends. Order within a flow is kept: a datagram that does not fit its
+// flow's open message opens the next one, and messages leave in the order in which they were
+// opened.
 //
-// Pure; no system call. Cost: one hash and about one compare per datagram, 128 bytes cleared per burst.
+// Pure; no system call. Cost: one hash and about one compare per datagram, 128 bytes cleared per
+// burst.
 #pragma once
 
 #include <array>
@@ -22,10 +24,10 @@ inline constexpr size_t kMaxMessageBytes = 65535 - 20 - 8;
 class TxGroups {
  public:
   struct Group {
-    uint8_t first = 0;     // item that opened it
+    uint8_t first = 0;  // item that opened it
     uint8_t last = 0;
     uint8_t segments = 0;
-    bool open = true;      // a further segment may join
+    bool open = true;  // a further segment may join
     uint32_t bytes = 0;
   };
 

@@ -16,9 +16,10 @@ struct Option {
   const char* step;
 };
 
-// DF clear on IPv4: OMIT, not DONT. Both clear DF and fragment at the interface's MTU, but under DONT
-// the kernel swallows ICMP "fragmentation needed" (RFC 8656 section 11.5 wants it relayed) and obeys
-// forged ones. IPv6 routers never fragment, so there the kernel must learn the path's MTU: DONT.
+// DF clear on IPv4: OMIT, not DONT. Both clear DF and fragment at the interface's MTU, but under
+// DONT the kernel swallows ICMP "fragmentation needed" (RFC 8656 section 11.5 wants it relayed) and
+// obeys forged ones. IPv6 routers never fragment, so there the kernel must learn the path's MTU:
+// DONT.
 constexpr Option kIpv4Options[] = {
     {IPPROTO_IP, IP_RECVTTL, 1, "IP_RECVTTL"},
     {IPPROTO_IP, IP_RECVTOS, 1, "IP_RECVTOS"},

@@ -1,6 +1,7 @@
-// Opening kernel UDP sockets with the options the relay needs, and the two address conversions. Cold
-// code, except the conversions. Nothing here throws: a failure is an errno with the step that failed,
-// and the caller decides whether that is a sentence (start-up) or an answer to a client (a taken port).
+// Opening kernel UDP sockets with the options the relay needs, and the two address conversions.
+// Cold code, except the conversions. Nothing here throws: a failure is an errno with the step that
+// failed, and the caller decides whether that is a sentence (start-up) or an answer to a client (a
+// taken port).
 #pragma once
 
 #include <netinet/in.h>
@@ -56,15 +57,15 @@ struct UdpSocketSpec {
   bool report_errors = false;  // ICMP errors come to the error queue
   int receive_bytes = 0;       // SO_RCVBUF; 0: the system's default
   int send_bytes = 0;          // SO_SNDBUF; 0: the system's default
-  // Past net.core.rmem_max, which needs CAP_NET_ADMIN: for sockets opened at start. A relayed port is
-  // opened after privileges are gone, where asking would be a wasted system call each time.
+  // Past net.core.rmem_max, which needs CAP_NET_ADMIN: for sockets opened at start. A relayed port
+  // is opened after privileges are gone, where asking would be a wasted system call each time.
   bool force_buffers = false;
 };
 
 struct UdpSocketResult {
   int fd = -1;
-  int error = 0;            // errno when fd < 0
-  const char* step = "";    // the system call or option that failed
+  int error = 0;          // errno when fd < 0
+  const char* step = "";  // the system call or option that failed
 };
 
 // A non-blocking UDP socket that reports TTL and TOS, takes GRO runs and sends with DF clear.

@@ -160,6 +160,9 @@ void add_turn(Page& page, const MetricsContext& c) {
            "Relayed ports drawn that another process had taken.", s.port_retries);
   page.one("culvert_command_ring_full_total", "counter",
            "Requests dropped because a core's command ring was full.", s.command_ring_full);
+  page.one("culvert_turn_requests_silenced_total", "counter",
+           "Requests dropped because their source had failed to authenticate too often.",
+           s.requests_silenced);
   page.family("culvert_turn_errors_total", "counter", "Error responses by STUN error code.");
   for (size_t i = 0; i < kTurnErrorCodes.size(); ++i)
     page.sample(label("code", std::to_string(kTurnErrorCodes[i])), s.errors[i]);

@@ -321,7 +321,8 @@ bool TurnServer::Impl::redraw(uint32_t index, uint8_t failed_legs) {
 void TurnServer::Impl::on_install_failed(uint32_t index, const CommandFailed& event,
                                          const Reply& reply) {
   AllocationRecord& record = records_[index];
-  // A removal that was sent behind the installation has found nothing: it must not be made after all.
+  // A removal that was sent behind the installation has found nothing: it must not be made after
+  // all.
   const bool removed = record.ending_legs != 0 || record.close_wanted;
   if (event.error == ApplyError::kPortInUse && !record.from_reservation && !removed) {
     // Without a hint all of them are suspect.

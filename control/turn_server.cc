@@ -329,8 +329,8 @@ void TurnServer::Impl::on_refused_request(CoreId core, const CommandFailed& even
   // A repeated Allocate whose installation failed: that failure is answered, or the client asks
   // again.
   if (message.method() == stun::kAllocate) return;
-  // The core does not name the client of an allocation that is over. With its record gone as well the
-  // client asks again and gets its 437 then.
+  // The core does not name the client of an allocation that is over. With its record gone as well
+  // the client asks again and gets its 437 then.
   ClientTuple client = event.client;
   if (client.client.ip.family == Family::kNone) {
     const uint32_t record = find_record(core, event.handle);

@@ -158,7 +158,8 @@ struct RemoveRedirect : CommandHead {
   ClientTuple client;
 };
 
-// Policer 0: everything on this core together. rate 0: unlimited. Both directions of all of a user's allocations on this core share one bucket.
+// Policer 0: everything on this core together. rate 0: unlimited. Both directions of all of a
+// user's allocations on this core share one bucket.
 struct SetPolicer : CommandHead {
   static constexpr auto kType = CommandType::kSetPolicer;
   uint32_t policer = 0;

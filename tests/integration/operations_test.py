@@ -473,8 +473,8 @@ class Credentials(OperationsCase):
         name, password = self.minted(relay, "--user", "zoe")
         # -y: clients are each other's peers; -c: no RTCP pair; -s: its channel numbers are not
         # always RFC 8656's, so Send indications.
-        done = subprocess.run([uclient, "-y", "-c", "-s", "-n", "5", "-m", "1", "-u", name, "-w", password,
-                               "-p", str(relay.port), "127.0.0.1"], stdout=subprocess.PIPE,
+        done = subprocess.run([uclient, "-y", "-c", "-s", "-n", "5", "-m", "1", "-u", name,
+                               "-w", password, "-p", str(relay.port), "127.0.0.1"], stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertRegex(done.stdout, r"tot_send_msgs=10, tot_recv_msgs=10\b")
@@ -673,7 +673,8 @@ class Watching(OperationsCase):
     def watched(self, config="", **options):
         self.http = free_tcp_port()
         extra = options.pop("options", [])
-        return self.relay(config, options=["--metrics", f"127.0.0.1:{self.http}", *extra], **options)
+        return self.relay(config, options=["--metrics", f"127.0.0.1:{self.http}", *extra],
+                          **options)
 
     def parse(self, page):
         """The samples of a page by name with labels; fails where the format is broken."""
@@ -712,7 +713,8 @@ class Watching(OperationsCase):
         def grown(start):
             return sum(value - before[name] for name, value in after.items()
                        if name.startswith(start))
-        self.assertEqual(grown('culvert_outcomes_total{core="0",outcome="relayed_channel_to_peer"') +
+        outcome = 'culvert_outcomes_total{core="0",outcome='
+        self.assertEqual(grown(outcome + '"relayed_channel_to_peer"') +
                          grown('culvert_outcomes_total{core="1",outcome="relayed_channel_to_peer"'),
                          1)
         self.assertGreaterEqual(grown('culvert_turn_errors_total{code="401"'), 1)

@@ -197,7 +197,7 @@ class Soak(unittest.TestCase):
                 client.refresh(0)
 
     def crossing(self, rng):
-        """Requests that cross: retransmissions, deletion and refresh without waiting, all at once."""
+        """Requests that cross: retransmissions, deletion and refresh without waiting."""
         with self.client(rng) as client:
             client.binding()
             client.request(turn.REFRESH, check=False)  # 401 or 437

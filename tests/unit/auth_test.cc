@@ -501,7 +501,8 @@ TEST_F(AuthTest, AHostThatKeepsFailingIsNoLongerListenedToAndHarmsNobodyElse) {
   ASSERT_EQ(allocate(friendly)->error, 0);
   const Credential wrong{"alice", "wrong"};
   uint32_t answered = 0;
-  for (uint32_t i = 0; i < 3 * kAuthFailureBurst; ++i) answered += allocate(client(), wrong) ? 1 : 0;
+  for (uint32_t i = 0; i < 3 * kAuthFailureBurst; ++i)
+    answered += allocate(client(), wrong) ? 1 : 0;
   EXPECT_EQ(answered, kAuthFailureBurst);
   EXPECT_EQ(server_->stats().requests_silenced, 2 * kAuthFailureBurst);
   EXPECT_EQ(notices_.size(), 1u) << "one line, not one a request";

@@ -1,5 +1,5 @@
-// culvert-conformance: holds a TURN server to RFC 8489 and RFC 8656, one named test per requirement,
-// from outside. It plays the client and the peers; nothing is installed on the server.
+// culvert-conformance: holds a TURN server to RFC 8489 and RFC 8656, one named test per
+// requirement, from outside. It plays the client and the peers; nothing is installed on the server.
 #include <cstdio>
 #include <stdexcept>
 #include <vector>
@@ -50,7 +50,8 @@ struct Options {
     const size_t before = out.size();
     for (const Row& row : rows)
       if (row.number == number) out.push_back(row);
-    if (out.size() == before) throw std::invalid_argument("there is no row '" + name + "' (--list)");
+    if (out.size() == before)
+      throw std::invalid_argument("there is no row '" + name + "' (--list)");
   }
   return out;
 }
@@ -130,11 +131,11 @@ int run(const Options& o, const std::vector<Row>& rows) {
     std::fputs(table_line(results.back()).c_str(), stdout);
     std::fflush(stdout);
   }
-  const auto text = o.json ? to_json(o.server, results)
-                                     .dump(2, ' ', false,
-                                           nlohmann::json::error_handler_t::replace) +
-                                 "\n"
-                           : summary(results);
+  const auto text = o.json
+                        ? to_json(o.server, results)
+                                  .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
+                              "\n"
+                        : summary(results);
   std::fputs(text.c_str(), stdout);
   return exit_status(results);
 }

@@ -1,6 +1,6 @@
-// A UDP socket of the suite: blocking with a deadline, and able to set and see the header fields that
-// RFC 8656 sections 13 to 15 speak of (DSCP and ECN, TTL, IPv4 options, flow label). One owner, one
-// thread. Errors of the operating system are std::system_error.
+// A UDP socket of the suite: blocking with a deadline, and able to set and see the header fields
+// that RFC 8656 sections 13 to 15 speak of (DSCP and ECN, TTL, IPv4 options, flow label). One
+// owner, one thread. Errors of the operating system are std::system_error.
 #pragma once
 
 #include <chrono>
@@ -23,7 +23,7 @@ inline constexpr size_t kReceiveBuffer = 65'508;
 struct Datagram {
   std::vector<uint8_t> payload;
   TransportAddress from;
-  int tos = -1;         // -1: the kernel did not say
+  int tos = -1;  // -1: the kernel did not say
   int ttl = -1;
   bool options = false;  // the IPv4 header carried some
   uint32_t flow_label = 0;

@@ -474,7 +474,8 @@ class Credentials(OperationsCase):
         # -y: clients are each other's peers; -c: no RTCP pair; -s: its channel numbers are not
         # always RFC 8656's, so Send indications.
         done = subprocess.run([uclient, "-y", "-c", "-s", "-n", "5", "-m", "1", "-u", name,
-                               "-w", password, "-p", str(relay.port), "127.0.0.1"], stdout=subprocess.PIPE,
+                               "-w", password, "-p", str(relay.port), "127.0.0.1"],
+                              stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertRegex(done.stdout, r"tot_send_msgs=10, tot_recv_msgs=10\b")

@@ -98,7 +98,7 @@ struct Deferred {
 };
 
 // Longest answer: an error with the longest REALM (131), NONCE (36), PASSWORD-ALGORITHMS (12),
-// SOFTWARE (132), 16 unknown attributes (36), reason (68), MESSAGE-INTEGRITY-SHA256 (36),
+// SOFTWARE (132), 64 unknown attributes (132), reason (68), MESSAGE-INTEGRITY-SHA256 (36),
 // FINGERPRINT (8), header.
 inline constexpr size_t kReplyBufferBytes = 768;
 

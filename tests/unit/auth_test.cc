@@ -165,6 +165,18 @@ TEST_F(AuthTest, A420ListsEveryUnknownAttributeOnceAndIsSigned) {
   EXPECT_TRUE(integrity_holds(answer->message, Credential{}.key()));
 }
 
+// T4: nobody sends that many, but all of them are to be named.
+TEST_F(AuthTest, A420ListsTwentyFourUnknownAttributes) {
+  ClientRequest r(stun::kAllocate);
+  r.udp();
+  for (uint16_t type = 0x7e00; type < 0x7e18; ++type)
+    r.u32(static_cast<Attribute>(type), 0);
+  const auto answer = ask(r, client());
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->error, 420);
+  EXPECT_EQ(answer->message.value(AttributeSlot::kUnknownAttributes).size(), 24u * 2);
+}
+
 // T6
 TEST_F(AuthTest, UnknownComprehensionOptionalAttributesAreIgnored) {
   ClientRequest r(stun::kAllocate);

@@ -65,8 +65,10 @@ class Responder {
 
   void answer(const Datagram& got) {
     auto view = MessageView::parse(got.payload);
-    const bool request = view && view->cls() == Class::kRequest && view->method() == Method::kBinding;
-    const bool fingerprint_bad = view && view->has(Attr::kFingerprint) && !view->fingerprint_valid();
+    const bool request =
+        view && view->cls() == Class::kRequest && view->method() == Method::kBinding;
+    const bool fingerprint_bad =
+        view && view->has(Attr::kFingerprint) && !view->fingerprint_valid();
     if (!request && fault_ != Fault::kAnswersAnything) return;
     if (fingerprint_bad && fault_ != Fault::kAnswersBadFingerprint) return;
     TransactionId id{};
@@ -77,8 +79,8 @@ class Responder {
   MessageBuilder reply(const TransportAddress& to, const TransactionId& id,
                        const MessageView* request) {
     std::vector<uint8_t> unknown;
-    for (const auto& a : request != nullptr ? request->attributes()
-                                            : std::vector<stun_client::AttributeView>{}) {
+    for (const auto& a :
+         request != nullptr ? request->attributes() : std::vector<stun_client::AttributeView>{}) {
       const auto type = static_cast<uint16_t>(a.type);
       if (type >= 0x7000 && type < 0x8000) {
         unknown.push_back(static_cast<uint8_t>(type >> 8));
@@ -147,7 +149,8 @@ TEST(Conformance, RowNamesAreReadWithAndWithoutTheirLetter) {
 }
 
 TEST(Conformance, TheExitStatusIsOneOnlyWhenARowFailed) {
-  std::vector<Result> results{{&row(1), Verdict::kPass, "", 0}, {&row(12), Verdict::kNotOffered, "", 0}};
+  std::vector<Result> results{{&row(1), Verdict::kPass, "", 0},
+                              {&row(12), Verdict::kNotOffered, "", 0}};
   EXPECT_EQ(exit_status(results), 0);
   EXPECT_EQ(summary(results), "1 pass, 0 fail, 1 not offered, 0 not observable, 0 not run\n");
   results.push_back({&row(2), Verdict::kFail, "why", 0});

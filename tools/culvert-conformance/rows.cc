@@ -49,7 +49,9 @@ std::optional<Datagram> Peer::receive(const TransportAddress& from, milliseconds
   return std::nullopt;
 }
 
-std::string text_of(const std::vector<uint8_t>& bytes) { return {bytes.begin(), bytes.end()}; }
+std::string text_of(const std::vector<uint8_t>& bytes) {
+  return {bytes.begin(), bytes.end()};
+}
 
 Result run_row(const Row& row, const Target& target, Observations& seen, bool slow) {
   if (row.kind == Kind::kNotObservable) return {&row, Verdict::kNotObservable, row.reason, 0};

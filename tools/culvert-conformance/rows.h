@@ -41,11 +41,11 @@ struct Row {
   void (*run)(Context&);
 };
 
-[[nodiscard]] std::span<const Row> stun_rows();         // T1 to T21
-[[nodiscard]] std::span<const Row> credential_rows();   // T24 to T38
-[[nodiscard]] std::span<const Row> allocation_rows();   // T39 to T64
-[[nodiscard]] std::span<const Row> data_rows();         // T65 to T88
-[[nodiscard]] std::span<const Row> header_rows();       // T89 to T100, T118 to T120
+[[nodiscard]] std::span<const Row> stun_rows();        // T1 to T21
+[[nodiscard]] std::span<const Row> credential_rows();  // T24 to T38
+[[nodiscard]] std::span<const Row> allocation_rows();  // T39 to T64
+[[nodiscard]] std::span<const Row> data_rows();        // T65 to T88
+[[nodiscard]] std::span<const Row> header_rows();      // T89 to T100, T118 to T120
 
 struct Result {
   const Row* row;

@@ -89,10 +89,10 @@ void t43(Context& c) {
   Session s(c.target, c.seen);
   s.challenge();
   expect_allocate(c, s, {}, 400, "no REQUESTED-TRANSPORT");
-  expect_allocate(c, s, [](auto& m) { m.add(Attr::kRequestedTransport, "\x11"); }, 400,
-                  "one of 1 byte");
-  expect_allocate(c, s, [](auto& m) { m.add_u8(Attr::kRequestedTransport, 132); }, 442,
-                  "transport 132");
+  expect_allocate(
+      c, s, [](auto& m) { m.add(Attr::kRequestedTransport, "\x11"); }, 400, "one of 1 byte");
+  expect_allocate(
+      c, s, [](auto& m) { m.add_u8(Attr::kRequestedTransport, 132); }, 442, "transport 132");
 }
 
 void t44(Context& c) {
@@ -125,9 +125,9 @@ void t45(Context& c) {
 
 void t46(Context& c) {
   Session s(c.target, c.seen);
-  c.expect(s.allocate([](auto& m) {
-    m.add(Attr::kReservationToken, std::string_view("abcdefgh"));
-  }), 508, "a token nobody gave");
+  c.expect(
+      s.allocate([](auto& m) { m.add(Attr::kReservationToken, std::string_view("abcdefgh")); }),
+      508, "a token nobody gave");
   const auto pair = s.allocate([](auto& m) { m.add_even_port(true); });
   if (pair.code() == 508 || pair.code() == 420)
     throw NotOffered{"EVEN-PORT with the R bit: " + pair.describe()};
@@ -143,7 +143,8 @@ void t47(Context& c) {
   c.expect(s.allocate([](auto& m) {
     family(1)(m);
     both_families()(m);
-  }), 400, "REQUESTED- and ADDITIONAL-ADDRESS-FAMILY");
+  }),
+           400, "REQUESTED- and ADDITIONAL-ADDRESS-FAMILY");
 }
 
 void t48(Context& c) {
@@ -169,14 +170,14 @@ void t49(Context& c) {
   c.expect(s.allocate([](auto& m) {
     m.add_even_port(true);
     both_families()(m);
-  }), 400, "EVEN-PORT R=1 with ADDITIONAL-ADDRESS-FAMILY");
+  }),
+           400, "EVEN-PORT R=1 with ADDITIONAL-ADDRESS-FAMILY");
 }
 
 void t50(Context& c) {
   Session plain(c.target, c.seen), pair(c.target, c.seen), taker(c.target, c.seen);
   const auto even = plain.allocate([](auto& m) { m.add_even_port(false); });
-  if (even.code() == 508 || even.code() == 420)
-    throw NotOffered{"EVEN-PORT: " + even.describe()};
+  if (even.code() == 508 || even.code() == 420) throw NotOffered{"EVEN-PORT: " + even.describe()};
   c.expect(even, 0, "EVEN-PORT R=0");
   c.require(plain.relayed().at(0).port % 2 == 0, "the port is even");
   c.require(!even->has(Attr::kReservationToken), "no token");
@@ -291,7 +292,8 @@ void t58(Context& c) {
   c.expect(s.refresh([](auto& m) {
     kDelete(m);
     family(2)(m);
-  }), 0, "Refresh 0 of the IPv6 half");
+  }),
+           0, "Refresh 0 of the IPv6 half");
   c.expect(s.refresh(family(2)), 443, "Refresh of IPv6 afterwards");
   s.send_indication(peer.address(), bytes_of("still"));
   c.require(peer.receive(s.relayed(Family::kIpv4), kArrival).has_value(),
@@ -343,8 +345,9 @@ void t61(Context& c) {
   how.user = c.target.other->user;
   how.password = c.target.other->password;
   c.expect(s.call(Method::kRefresh, kDelete, how), 441, "another user's Refresh 0");
-  c.expect(s.call(Method::kCreatePermission,
-                  [&](auto& m) { m.add_xor_address(Attr::kXorPeerAddress, peer.address()); }, how),
+  c.expect(s.call(
+               Method::kCreatePermission,
+               [&](auto& m) { m.add_xor_address(Attr::kXorPeerAddress, peer.address()); }, how),
            441, "another user's CreatePermission");
   c.expect(s.refresh(), 0, "the owner's Refresh");
 }
@@ -399,14 +402,16 @@ constexpr Row kRows[] = {
     {60, "8656 5", "requests without allocation: 437; others: silence", Kind::kTest, "", t60},
     {61, "8656 5", "another user's request: 441", Kind::kTest, "", t61},
     {62, "8656 5", "nonces change from Allocate to Allocate (SHOULD)", Kind::kTest, "", t62},
-    {63, "8656 5", "over bandwidth, data is dropped and the allocation stays",
-     Kind::kNotObservable, "the limit that was configured is not known to a client", nullptr},
+    {63, "8656 5", "over bandwidth, data is dropped and the allocation stays", Kind::kNotObservable,
+     "the limit that was configured is not known to a client", nullptr},
     {64, "8656 (practice)", "after Refresh 0 the 5-tuple may allocate at once", Kind::kTest, "",
      t64},
 };
 
 }  // namespace
 
-std::span<const Row> allocation_rows() { return kRows; }
+std::span<const Row> allocation_rows() {
+  return kRows;
+}
 
 }  // namespace culvert::conformance

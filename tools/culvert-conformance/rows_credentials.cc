@@ -245,6 +245,8 @@ constexpr Row kRows[] = {
 
 }  // namespace
 
-std::span<const Row> credential_rows() { return kRows; }
+std::span<const Row> credential_rows() {
+  return kRows;
+}
 
 }  // namespace culvert::conformance

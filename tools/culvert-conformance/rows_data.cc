@@ -125,9 +125,7 @@ void t67(Context& c) {
   c.expect(p.s.call(Method::kChannelBind, [](auto& m) { m.add_channel(kChannel); }), 400,
            "ChannelBind without a peer");
   c.expect(p.s.call(Method::kChannelBind,
-                    [&](auto& m) {
-                      m.add_xor_address(Attr::kXorPeerAddress, p.peer.address());
-                    }),
+                    [&](auto& m) { m.add_xor_address(Attr::kXorPeerAddress, p.peer.address()); }),
            400, "without a channel");
 }
 
@@ -265,8 +263,7 @@ void t79(Context& c) {
   Pair p(c);
   for (const uint16_t channel : std::array<uint16_t, 5>{0, 0x3fff, 0x5000, 0x7fff, 0xffff}) {
     const auto head = stun_client::channel_data_header(channel, 0);
-    c.expect(p.s.bind(channel, p.peer.address()), 400,
-             "ChannelBind " + hex(Bytes(head).first(2)));
+    c.expect(p.s.bind(channel, p.peer.address()), 400, "ChannelBind " + hex(Bytes(head).first(2)));
   }
   Peer other(c.target.peer_ip);
   c.expect(p.s.bind(0x4000, p.peer.address()), 0, "0x4000");
@@ -435,6 +432,8 @@ constexpr Row kRows[] = {
 
 }  // namespace
 
-std::span<const Row> data_rows() { return kRows; }
+std::span<const Row> data_rows() {
+  return kRows;
+}
 
 }  // namespace culvert::conformance

@@ -63,8 +63,10 @@ void t91(Context& c) {
                              " and " + std::to_string(low);
     c.require(high - low == 20 && high < 60, seen);
   };
-  follows(b.s.socket(), [&] { return b.to_peer(); }, "client to peer");
-  follows(b.peer.socket, [&] { return b.to_client(); }, "peer to client");
+  follows(
+      b.s.socket(), [&] { return b.to_peer(); }, "client to peer");
+  follows(
+      b.peer.socket, [&] { return b.to_client(); }, "peer to client");
 }
 
 void t96(Context& c) {
@@ -161,6 +163,8 @@ constexpr Row kRows[] = {
 
 }  // namespace
 
-std::span<const Row> header_rows() { return kRows; }
+std::span<const Row> header_rows() {
+  return kRows;
+}
 
 }  // namespace culvert::conformance

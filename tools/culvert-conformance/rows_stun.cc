@@ -12,7 +12,9 @@ constexpr auto kUnknownRequired = static_cast<Attr>(0x7f01);
 constexpr auto kUnknownOptional = static_cast<Attr>(0xc0de);
 constexpr auto kUnknownMethod = static_cast<Method>(0x0fe);
 
-std::vector<uint8_t> binding(Session& s) { return s.begin(Method::kBinding).take(); }
+std::vector<uint8_t> binding(Session& s) {
+  return s.begin(Method::kBinding).take();
+}
 
 void t1(Context& c) {
   Session s(c.target, c.seen);
@@ -60,8 +62,9 @@ void t3(Context& c) {
   s.challenge();
   Signing wrong;
   wrong.spoil_sha1 = true;
-  c.expect(s.call(Method::kAllocate, [](auto& b) { b.add_u32(kUnknownRequired, 0); }, wrong), 401,
-           "unknown attribute, wrong integrity");
+  c.expect(s.call(
+               Method::kAllocate, [](auto& b) { b.add_u32(kUnknownRequired, 0); }, wrong),
+           401, "unknown attribute, wrong integrity");
 }
 
 std::set<uint16_t> unknown_list(const Answer& answer) {
@@ -134,8 +137,8 @@ void t7(Context& c) {
   c.require(first.receive(s.relayed(Family::kIpv4), kArrival).has_value(),
             "Send with two XOR-PEER-ADDRESS goes to the first");
   c.require(!second.receive(s.relayed(Family::kIpv4), kAbsence), "and not to the second");
-  const auto answer = s.refresh(
-      [](auto& m) { m.add_u32(Attr::kLifetime, 700).add_u32(Attr::kLifetime, 0); });
+  const auto answer =
+      s.refresh([](auto& m) { m.add_u32(Attr::kLifetime, 700).add_u32(Attr::kLifetime, 0); });
   c.expect(answer, 0, "Refresh with LIFETIME 700 and 0");
   c.require(answer->u32(Attr::kLifetime).value_or(0) != 0, "the first counts");
 }
@@ -197,10 +200,12 @@ void t11(Context& c) {
     c.expect(s.must_answer(m.bytes()), 0, what);
     c.expect(s.must_answer(m.bytes()), 0, "the same datagram again");
   };
-  twice(Method::kRefresh, [](auto& m) { m.add_u32(Attr::kLifetime, 900); }, "Refresh");
-  twice(Method::kCreatePermission,
-        [&](auto& m) { m.add_xor_address(Attr::kXorPeerAddress, peer.address()); },
-        "CreatePermission");
+  twice(
+      Method::kRefresh, [](auto& m) { m.add_u32(Attr::kLifetime, 900); }, "Refresh");
+  twice(
+      Method::kCreatePermission,
+      [&](auto& m) { m.add_xor_address(Attr::kXorPeerAddress, peer.address()); },
+      "CreatePermission");
 }
 
 void t13(Context& c) {
@@ -258,8 +263,7 @@ void t16(Context& c) {
   m = s.begin(Method::kRefresh);
   s.sign(m, how);
   m.add_fingerprint();
-  c.expect(s.must_answer(m.bytes()), 0,
-           "MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT");
+  c.expect(s.must_answer(m.bytes()), 0, "MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT");
 }
 
 void need_sha256(Session& s) {
@@ -332,8 +336,8 @@ void t20(Context& c) {
   for (const size_t length : {508u, 763u}) {
     Signing how;
     how.user = std::string(length, 'u');
-    c.expect(s.call(Method::kAllocate, [](auto& m) { m.add_u8(Attr::kRequestedTransport, 17); },
-                    how),
+    c.expect(s.call(
+                 Method::kAllocate, [](auto& m) { m.add_u8(Attr::kRequestedTransport, 17); }, how),
              401, "a stranger's USERNAME of " + std::to_string(length) + " bytes");
   }
 }
@@ -379,6 +383,8 @@ constexpr Row kRows[] = {
 
 }  // namespace
 
-std::span<const Row> stun_rows() { return kRows; }
+std::span<const Row> stun_rows() {
+  return kRows;
+}
 
 }  // namespace culvert::conformance

@@ -73,7 +73,9 @@ TransactionId Session::new_id() {
   return id;
 }
 
-MessageBuilder Session::begin(Method method, Class cls) { return {method, cls, new_id()}; }
+MessageBuilder Session::begin(Method method, Class cls) {
+  return {method, cls, new_id()};
+}
 
 // Padding, ERROR-CODE's form: what any answer shows.
 void Session::observe(const MessageView& answer) {
@@ -247,7 +249,9 @@ void Session::must_allocate(const Fill& options) {
   if (relayed_.empty()) throw Failed{"an Allocate success without XOR-RELAYED-ADDRESS"};
 }
 
-Answer Session::refresh(const Fill& options) { return call(Method::kRefresh, options); }
+Answer Session::refresh(const Fill& options) {
+  return call(Method::kRefresh, options);
+}
 
 Answer Session::permit(const std::vector<TransportAddress>& peers) {
   return call(Method::kCreatePermission, [&](MessageBuilder& m) {
@@ -275,8 +279,7 @@ void Session::send_indication(const TransportAddress& peer, Bytes data, const Fi
 }
 
 void Session::send_channel(uint16_t channel, Bytes data) {
-  const auto header =
-      stun_client::channel_data_header(channel, static_cast<uint16_t>(data.size()));
+  const auto header = stun_client::channel_data_header(channel, static_cast<uint16_t>(data.size()));
   std::vector<uint8_t> datagram(header.begin(), header.end());
   datagram.insert(datagram.end(), data.begin(), data.end());
   send(datagram);

@@ -41,7 +41,7 @@ struct Target {
   std::optional<Account> other;  // a second account of the same realm
   std::string realm;             // empty: the one the server names
   IpAddress client_ip;
-  IpAddress peer_ip;               // IPv4 peers are played here
+  IpAddress peer_ip;  // IPv4 peers are played here
   std::optional<IpAddress> peer_ip6;
   milliseconds retransmit{500};  // RFC 8489 section 6.2.1's first RTO
   unsigned tries = 4;
@@ -82,9 +82,9 @@ struct Signing {
   std::optional<std::string> user, password, realm, nonce;
   bool leave_out_username = false, leave_out_realm = false, leave_out_nonce = false;
   bool userhash = false;
-  bool list = false;                          // PASSWORD-ALGORITHMS as it was offered
+  bool list = false;  // PASSWORD-ALGORITHMS as it was offered
   std::optional<std::vector<uint8_t>> other_list;
-  std::optional<uint16_t> algorithm;          // PASSWORD-ALGORITHM
+  std::optional<uint16_t> algorithm;  // PASSWORD-ALGORITHM
   PasswordAlgorithm key = PasswordAlgorithm::kMd5;
   bool sha1_integrity = true, sha256_integrity = false;
   bool spoil_sha1 = false, spoil_sha256 = false;

@@ -187,8 +187,7 @@ TransportAddress resolve(const std::string& host_and_port) {
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
   const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
-  if (error != 0)
-    throw std::invalid_argument("'" + host_and_port + "': " + gai_strerror(error));
+  if (error != 0) throw std::invalid_argument("'" + host_and_port + "': " + gai_strerror(error));
   sockaddr_storage first{};
   std::memcpy(&first, found->ai_addr, found->ai_addrlen);
   freeaddrinfo(found);

@@ -17,6 +17,8 @@ inline constexpr size_t kMaxBurst = 64;
 // Longest STUN message taken: an Allocate with the longest USERNAME (763), REALM (763), NONCE (128)
 // and both integrities is below 1.9 KiB.
 inline constexpr size_t kMaxStunMessage = 2048;
+// Longest indication: Send and Data carry application data, up to a whole UDP payload.
+inline constexpr size_t kMaxStunIndication = 65535;
 
 // RFC 8656 sections 9, 12, 7.2, 18.7.
 inline constexpr uint32_t kPermissionLifetimeSeconds = 300;

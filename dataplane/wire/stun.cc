@@ -107,9 +107,11 @@ ParseError Message::parse(std::span<const uint8_t> bytes, Message& out) {
     return ParseError::kNotStun;
   const size_t length = load_be16(data + 2);
   if (length % 4 != 0 || kHeaderSize + length != size) return ParseError::kNotStun;
-  if (size > kMaxStunMessage) return ParseError::kTooLong;
-
   const uint32_t type = load_be16(data);
+  // An indication carries a datagram (Send, Data): it may be as long as one.
+  const bool indication = (type & 0x0110) == 0x0010;
+  if (size > (indication ? kMaxStunIndication : kMaxStunMessage)) return ParseError::kTooLong;
+
   out.bytes_ = bytes;
   out.method_ =
       static_cast<uint16_t>((type & 0x000f) | (type >> 1 & 0x0070) | (type >> 2 & 0x0f80));

@@ -104,7 +104,7 @@ enum class ParseError : uint8_t {
   kNotStun,    // first two bits, cookie or length field wrong: silently discarded (section 6.3)
   kMalformed,  // attribute lengths do not fit
   kBadFingerprint,  // present and wrong, or not last
-  kTooLong,         // longer than kMaxStunMessage
+  kTooLong,         // longer than kMaxStunMessage (an indication: kMaxStunIndication)
 };
 
 // Most unknown comprehension-required attributes named in one 420. Section 6.3.1 wants all of them:

@@ -117,6 +117,15 @@ TEST(StunCodec, the_longest_message_is_taken_and_four_bytes_more_are_not) {
   }
 }
 
+TEST(StunCodec, a_send_indication_may_be_as_long_as_a_datagram) {
+  std::array<uint8_t, 65504> buffer;
+  const TransactionId id{};
+  Builder builder(buffer, Class::kIndication, kSend, id.data());
+  builder.add(Attribute::kData, Bytes(buffer.size() - kHeaderSize - 4, 7));
+  ASSERT_TRUE(builder.ok());
+  EXPECT_EQ(error_of(builder.bytes()), ParseError::kNone);
+}
+
 TEST(StunCodec, every_value_length_is_padded_with_zeros_and_read_back) {
   for (size_t length = 0; length <= 800; ++length) {
     Draft draft;

@@ -18,8 +18,25 @@ void must_be_empty(const std::string& error) {
   if (!error.empty()) throw std::runtime_error(error);
 }
 
-[[nodiscard]] DerivedLimits derive_and_raise(const Config& config) {
+// A relay that could not hold max_allocations (descriptors of this host, ports of its addresses)
+// serves with what fits: tables are sized by it, and one warning names the bound. As root the
+// descriptor limit is raised first.
+[[nodiscard]] DerivedLimits fit_limits(Config& config, std::vector<Diagnostic>& warnings) {
   DerivedLimits derived = derive(config, resource_costs(config), read_machine_resources());
+  (void)raise_file_limit(derived.file_descriptors);
+  derived = derive(config, resource_costs(config), read_machine_resources());
+  const Bound& bound = derived.binding_limit();
+  if (bound.allocations == 0)
+    throw std::runtime_error(bound.name + " leave no room for a single allocation: " + bound.raise);
+  if (bound.allocations < config.limits.max_allocations) {
+    warnings.push_back(
+        make_diagnostic({}, "limits.max_allocations",
+                        std::to_string(config.limits.max_allocations) + " do not fit: serving " +
+                            std::to_string(bound.allocations) + " (" + bound.name + ")",
+                        bound.raise));
+    config.limits.max_allocations = static_cast<uint32_t>(bound.allocations);
+    derived = derive(config, resource_costs(config), read_machine_resources());
+  }
   must_be_empty(raise_file_limit(derived.file_descriptors));
   return derived;
 }
@@ -37,7 +54,7 @@ void must_be_empty(const std::string& error) {
 Daemon::Daemon(CommandLine command_line, Config config)
     : command_line_(std::move(command_line)),
       config_(std::move(config)),
-      derived_(derive_and_raise(config_)),
+      derived_(fit_limits(config_, command_line_.warnings)),
       log_(config_.log),
       engine_(ring_options(derived_),
               build_snapshot(config_, static_cast<CoreId>(derived_.cores), NonceKeys{})),
@@ -130,6 +147,7 @@ ReloadOutcome Daemon::reload() {
   Config wanted = *loaded.config;
   wanted.listeners = config_.listeners;
   wanted.relay_addresses = config_.relay_addresses;
+  wanted.limits.max_allocations = config_.limits.max_allocations;  // as it was made to fit
   if (const auto refusal = turn_.reload(wanted, read_control_time())) {
     outcome.messages.push_back(*refusal);
     return outcome;

@@ -1,6 +1,9 @@
 // The driver's private tables, shared by its three source files and by nobody else.
 #pragma once
 
+#include <time.h>
+
+// errqueue.h uses timespec and does not declare it.
 #include <linux/errqueue.h>
 #include <sys/socket.h>
 #include <sys/uio.h>

@@ -13,6 +13,13 @@ namespace culvert {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
+namespace {
+
+// A due time that never comes, in ms: 139 years. steady_clock counts ns in 63 bits, which hold 292.
+constexpr uint64_t kNever = uint64_t{1} << 42;
+
+}  // namespace
+
 ControlTime read_control_time() {
   const auto since = std::chrono::steady_clock::now().time_since_epoch();
   return {

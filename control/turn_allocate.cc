@@ -1,5 +1,5 @@
-// Allocate: its checks in the order of RFC 8656 section 7.2, reservations, dual allocations, the port
-// drawn and drawn again, and what becomes of an installation that a core refused.
+// Allocate: its checks in the order of RFC 8656 section 7.2, reservations, dual allocations, the
+// port drawn and drawn again, and what becomes of an installation that a core refused.
 #include <algorithm>
 
 #include "control/turn_impl.h"

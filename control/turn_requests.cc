@@ -1,5 +1,6 @@
 // A request from its event to its answer: integrity, 420, then the methods on an existing
-// allocation (Refresh, CreatePermission, ChannelBind), and the answers to commands that a core refused.
+// allocation (Refresh, CreatePermission, ChannelBind), and the answers to commands that a core
+// refused.
 #include <algorithm>
 
 #include "control/snapshot_builder.h"

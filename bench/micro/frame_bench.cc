@@ -60,7 +60,7 @@ void measure(benchmark::State& state, Pass&& pass) {
   std::sort(cycles.begin(), cycles.end());
   state.counters["cycles_best"] = cycles.front();
   state.counters["cycles_median"] = cycles[cycles.size() / 2];
-  state.SetItemsProcessed(static_cast<int64_t>(state.iterations() * kFrames));
+  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(kFrames));
 }
 
 void parse_frames(benchmark::State& state) {

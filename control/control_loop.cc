@@ -138,7 +138,7 @@ void ControlLoop::tick(ControlTime now) {
 ControlLoop::Clock::time_point ControlLoop::next_deadline() const {
   // steady_clock is what ControlTime::ms counts, so a due time is a time_point.
   const auto due = Clock::time_point(std::chrono::milliseconds(
-      static_cast<int64_t>(std::min<uint64_t>(hooks_.next_due_ms(), uint64_t{1} << 50))));
+      static_cast<int64_t>(std::min<uint64_t>(hooks_.next_due_ms(), kNever))));
   Clock::time_point deadline = std::min(due, next_tick_);
   if (state_ == ServiceState::kStopping)
     deadline = std::min(deadline,

@@ -25,6 +25,7 @@
 
 #include <spdlog/sinks/null_sink.h>
 #include <boost/asio/post.hpp>
+#include "tests/support/needs.h"
 
 namespace culvert {
 namespace {
@@ -287,7 +288,7 @@ TEST_F(ControlSocketTest, AStaleFileIsReplacedButAnythingElseIsKept) {
 }
 
 TEST_F(ControlSocketTest, StrangersAreToldWhoMayCome) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
+  CULVERT_TEST_NEEDS(geteuid() == 0, "needs root to become somebody else");
   ASSERT_EQ(chmod(path_.c_str(), 0666), 0);
   ASSERT_EQ(chmod(folder_.c_str(), 0755), 0);
   std::string line;

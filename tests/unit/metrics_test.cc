@@ -18,6 +18,7 @@
 
 #include "control/health.h"
 #include "control/logging.h"
+#include "tests/support/needs.h"
 #include "tests/unit/turn_fixture.h"
 
 namespace culvert {
@@ -28,9 +29,8 @@ using Samples = std::map<std::string, double>;  // "name{labels}" to value
 // Refuses what Prometheus' own linter refuses: samples without HELP and TYPE or away from them,
 // counters without _total, doubled series, malformed labels.
 void read_page(const std::string& page, Samples& out) {
-  static const std::regex kSample(
-      R"re(([a-z_:][a-z0-9_:]*)(\{[a-z_]+="([^"\\\n]|\\["\\n])*")re"
-      R"re((,[a-z_]+="([^"\\\n]|\\["\\n])*")*\})? ([-+0-9.e]+))re");
+  static const std::regex kSample(R"re(([a-z_:][a-z0-9_:]*)(\{[a-z_]+="([^"\\\n]|\\["\\n])*")re"
+                                  R"re((,[a-z_]+="([^"\\\n]|\\["\\n])*")*\})? ([-+0-9.e]+))re");
   std::istringstream lines(page);
   std::string line, family, type, helped;
   std::set<std::string> families;
@@ -153,7 +153,7 @@ TEST_F(MetricsTest, TheOperationsGuideExplainsEveryOutcomeMetricAndMethod) {
 }
 
 TEST_F(MetricsTest, PrometheusOwnLinterAgreesWhereItIsInstalled) {
-  if (std::system("command -v promtool >/dev/null 2>&1") != 0) GTEST_SKIP() << "no promtool";
+  CULVERT_TEST_NEEDS(std::system("command -v promtool >/dev/null 2>&1") == 0, "no promtool");
   FILE* lint = popen("promtool check metrics", "w");
   ASSERT_NE(lint, nullptr);
   const std::string page = render_metrics(context());

@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "tests/support/needs.h"
 
 namespace culvert {
 namespace {
@@ -22,7 +23,7 @@ int in_child(Body body) {
 }
 
 TEST(Privileges, RootBecomesTheAccountAndCannotGoBack) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  CULVERT_TEST_NEEDS(geteuid() == 0, "needs root");
   EXPECT_EQ(in_child([] {
               const AccountResult who = resolve_account({"nobody", ""});
               if (!who.error.empty() || who.account.uid == 0) return 1;
@@ -53,7 +54,7 @@ TEST(Privileges, AnUnprivilegedProcessLosesNothingButTheChance) {
 }
 
 TEST(Privileges, RootAndUnknownAccountsAreRefused) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  CULVERT_TEST_NEEDS(geteuid() == 0, "needs root");
   EXPECT_NE(resolve_account({"root", ""}).error, "");
   EXPECT_NE(resolve_account({"no-such-user", ""}).error.find("no-such-user"), std::string::npos);
   EXPECT_NE(resolve_account({"nobody", "no-such-group"}).error.find("no-such-group"),

@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "dataplane/io/sockets/udp_socket.h"
+#include "tests/support/needs.h"
 
 #if defined(__SANITIZE_THREAD__)
 #define CULVERT_COUNTS_ALLOCATIONS 0
@@ -680,7 +681,7 @@ TEST_P(SocketsDriverTest, PacketTooBigCarriesTheNextHopsMtu) {
               GetParam() == Family::kIpv4 ? ICMP_DEST_UNREACH : ICMP6_PACKET_TOO_BIG);
     EXPECT_EQ(got[0].d.icmp_code, GetParam() == Family::kIpv4 ? ICMP_FRAG_NEEDED : 0);
   });
-  if (!made) GTEST_SKIP() << "needs the right to make a network namespace";
+  CULVERT_TEST_NEEDS(made, "needs the right to make a network namespace");
 }
 
 TEST(SocketsDriverHeaderTest, DfIsSetExactlyWhereAskedFor) {
@@ -712,7 +713,7 @@ TEST(SocketsDriverHeaderTest, DfIsSetExactlyWhereAskedFor) {
     }
     close(raw);
   });
-  if (!made) GTEST_SKIP() << "needs the right to make a network namespace";
+  CULVERT_TEST_NEEDS(made, "needs the right to make a network namespace");
 }
 
 TEST_P(SocketsDriverTest, ARunTheKernelCannotCutIsSentSinglyAndFragmented) {
@@ -740,7 +741,7 @@ TEST_P(SocketsDriverTest, ARunTheKernelCannotCutIsSentSinglyAndFragmented) {
     EXPECT_EQ(other.receive().ttl, 9);
     EXPECT_EQ(other.receive().ttl, 9);
   });
-  if (!made) GTEST_SKIP() << "needs the right to make a network namespace";
+  CULVERT_TEST_NEEDS(made, "needs the right to make a network namespace");
 }
 
 TEST_P(SocketsDriverTest, WhatMayNotBeFragmentedAndDoesNotFitIsCountedAndTheRestArrives) {
@@ -762,7 +763,7 @@ TEST_P(SocketsDriverTest, WhatMayNotBeFragmentedAndDoesNotFitIsCountedAndTheRest
     EXPECT_EQ(peer.receive().bytes, small);
     EXPECT_EQ(peer.receive().bytes, large);
   });
-  if (!made) GTEST_SKIP() << "needs the right to make a network namespace";
+  CULVERT_TEST_NEEDS(made, "needs the right to make a network namespace");
 }
 
 TEST_P(SocketsDriverTest, APortHeldByAnotherIsRefusedAndOpensOnceItIsFree) {

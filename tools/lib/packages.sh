@@ -18,7 +18,7 @@ TEST_PACKAGES=(
 
 # Foreign clients and servers that the interoperability tests talk to.
 PEER_PACKAGES=(
-  coturn chromium python3-venv golang-go libnice-dev libglib2.0-dev
+  coturn chromium python3-venv golang-go libnice-dev libglib2.0-dev prometheus
 )
 
 # What tools/run's last line, the one to try, needs.

@@ -177,8 +177,8 @@ void SocketsDriver::close_relay_port(RelayLeg leg) {
 }
 
 Ticks SocketsDriver::now() const {
-  // Not the coarse clock: it runs up to 4 ms behind control's, and a lifetime that begins by the one
-  // and is told by the other would end that much early. 46 cycles a loop instead of 12.
+  // Not the coarse clock: it runs up to 4 ms behind control's, and a lifetime that begins by the
+  // one and is told by the other would end that much early. 46 cycles a loop instead of 12.
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return static_cast<Ticks>(static_cast<uint64_t>(time.tv_sec) * 1000 +

@@ -1,12 +1,17 @@
 """The servers that are compared: how each is started, and why those settings are fair.
 
-Each runs on loopback with one packet-handling thread, so that packets per CPU-second compare one
-core's work, and without anything that costs a server time and is not the job: no TLS listener, no
-log, no command-line interface. All have the same user and accept peers on loopback. A server is
-ready when it answers a STUN Binding request, whatever it prints. Both have 16384 relayed ports, in
-ranges apart, because all contenders of a cell live side by side and only one has traffic at a time.
+Each has one packet-handling thread, so that packets per CPU-second compare one core's work, and
+runs without anything that costs a server time and is not the job: no TLS listener, no log, no
+command-line interface. All have the same user, the same number of relayed ports and accept the
+generator's peers. A server is ready when it answers a STUN Binding request, whatever it prints.
+sites.py says where they run.
+
+A server that is not here: `compare --add NAME=COMMAND`; culvert-load talks to any. What a
+contender of the DPDK driver (testpmd as its bound) needs beside a class here is a cell that asks
+for it.
 """
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,30 +20,34 @@ import subprocess
 import tempfile
 import time
 
+import sites
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 USER, PASSWORD, REALM = "bench", "bench-password", "bench.example"
 READY_SECONDS = 15
 STOP_SECONDS = 5
+GO_BUILD_SECONDS = 300
 
 
 def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return sites.Loopback().port("")
 
 
-def answers_binding(port, seconds):
-    """True when 127.0.0.1:port answers a STUN Binding request within that time."""
+def answers_binding(site, address, port, seconds):
+    """True when address:port answers a STUN Binding request of the generator within that time."""
     request = struct.pack("!HHI12s", 0x0001, 0, 0x2112A442, os.urandom(12))
     end = time.monotonic() + seconds
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("127.0.0.1", port))
+    with site.inside_client():
+        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with probe:
+        probe.connect((address, port))
         probe.settimeout(0.1)
         while time.monotonic() < end:
             try:
                 probe.send(request)
                 if probe.recv(2048)[4:20] == request[4:20]:
                     return True
-            except (ConnectionRefusedError, TimeoutError, socket.timeout):
+            except (OSError, TimeoutError):
                 time.sleep(0.02)
     return False
 
@@ -48,13 +57,21 @@ class Contender:
 
     name = ""
     note = ""
+    index = 0  # of its range of ports, where servers share an address
 
-    def __init__(self, places, taskset=None):
+    def __init__(self, places, taskset=None, site=None):
         self.places = places
         self.taskset = taskset
+        self.site = site or sites.Loopback()
         self.process = None
+        self.address = "127.0.0.1"
         self.port = 0
         self.log = None
+
+    @classmethod
+    def find(cls, places, build):
+        """Puts the program's path into `places`; a sentence when there is none."""
+        raise NotImplementedError
 
     def command(self):
         raise NotImplementedError
@@ -62,18 +79,23 @@ class Contender:
     def tool_options(self):
         return ["--user", USER, "--password", PASSWORD]
 
+    def target(self):
+        return f"{self.address}:{self.port}"
+
     def wait_ready(self):
-        return answers_binding(self.port, READY_SECONDS)
+        return answers_binding(self.site, self.address, self.port, READY_SECONDS)
 
     def start(self):
-        self.port = free_port()
-        self.log = tempfile.NamedTemporaryFile(prefix=f"{self.name}-", suffix=".log", delete=False)
+        self.address = self.site.join(self.name)
+        self.port = self.site.port(self.name)
+        self.log = tempfile.NamedTemporaryFile(prefix="compare-", suffix=".log", delete=False)
         command = self.command()
         if self.taskset:
             command = ["taskset", "-c", self.taskset] + command
+        # ip netns exec and taskset become the server: its process id is this one.
         self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
+            self.site.server_prefix(self.name) + command, stdout=self.log,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         if not self.wait_ready():
             said = self.said()
             self.stop()
@@ -89,7 +111,7 @@ class Contender:
 
     def stop(self):
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT if self.name == "coturn" else signal.SIGTERM)
+            self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -107,34 +129,96 @@ class Coturn(Contender):
     note = ("Debian's package, one relay thread, long-term credentials, no TLS, DTLS, CLI or RFC "
             "5780 listener, no log, no quota.")
 
+    @classmethod
+    def find(cls, places, build):
+        places["coturn"] = shutil.which("turnserver")
+        return "" if places["coturn"] else "not installed (Debian: apt install coturn)"
+
     def command(self):
+        low, high = self.site.relay_ports(self.index)
+        loopback = ["--allow-loopback-peers"] if self.site.name == "loopback" else []
         return [
-            self.places["coturn"], "-n", "--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1",
-            "--listening-port", str(self.port), "--min-port", "21384", "--max-port", "37767",
-            "--lt-cred-mech", "--user", f"{USER}:{PASSWORD}", "--realm", REALM,
-            "--relay-threads", "1", "--allow-loopback-peers", "--no-tls", "--no-dtls", "--no-cli",
+            self.places["coturn"], "-n", "--listening-ip", self.address, "--relay-ip",
+            self.address, "--listening-port", str(self.port), "--min-port", str(low),
+            "--max-port", str(high), "--lt-cred-mech", "--user", f"{USER}:{PASSWORD}", "--realm",
+            REALM, "--relay-threads", "1", *loopback, "--no-tls", "--no-dtls", "--no-cli",
             "--no-rfc5780", "--no-software-attribute", "--log-file", "/dev/null",
             "--no-stdout-log", "--pidfile", "/dev/null", "--db", ":memory:",
         ]
+
+    def stop(self):
+        # Its handler of SIGTERM waits for its threads; SIGINT ends it at once.
+        if self.alive():
+            self.process.send_signal(signal.SIGINT)
+        super().stop()
 
 
 class Culvert(Contender):
     name = "culvert"
     note = "The tree's own release build, socket driver, one fast core beside its control thread."
+    index = 1
+
+    @classmethod
+    def find(cls, places, build):
+        if not places.get("culvertd"):
+            places["culvertd"] = build("culvertd", "tools/culvertd/culvertd")
+        return "" if places["culvertd"] else "this tree does not build it"
 
     def command(self):
         self.control = tempfile.mkdtemp(prefix="culvert-compare-")
+        low, high = self.site.relay_ports(self.index)
         return [
             self.places["culvertd"], "--driver", "sockets", "--cores", "1",
-            "--listen", f"127.0.0.1:{self.port}", "--relay-address", "127.0.0.1",
-            "--relay-ports", "49152-65535", "--realm", REALM, "--user", f"{USER}:{PASSWORD}",
-            "--allow-peer", "127.0.0.0/8", "--max-allocations", "4096",
+            "--listen", self.target(), "--relay-address", self.address,
+            "--relay-ports", f"{low}-{high}", "--realm", REALM, "--user", f"{USER}:{PASSWORD}",
+            "--allow-peer", self.site.peers, "--max-allocations", "4096",
             "--control-socket", os.path.join(self.control, "control.sock"),
         ]
 
     def stop(self):
         super().stop()
         shutil.rmtree(getattr(self, "control", ""), ignore_errors=True)
+
+
+class Pion(Contender):
+    """Picked up when it is installed as `pion-turn-server`, or built when asked for by name."""
+
+    name = "pion"
+    note = ("pion/turn's own example server (examples/turn-server/simple) of the version that "
+            "tests/interop/pion/go.mod pins; Go uses as many threads as there are CPUs.")
+    index = 2
+
+    @classmethod
+    def find(cls, places, build):
+        places["pion"] = shutil.which("pion-turn-server")
+        return "" if places["pion"] else "not installed (--with pion builds it from its Go module)"
+
+    @classmethod
+    def build(cls, places, folder):
+        program = os.path.join(folder, "pion-turn-server")
+        done = subprocess.run(
+            ["go", "build", "-mod=readonly", "-o", program,
+             "github.com/pion/turn/v2/examples/turn-server/simple"],
+            cwd=os.path.join(ROOT, "tests", "interop", "pion"), text=True, capture_output=True,
+            env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": ""}, timeout=GO_BUILD_SECONDS)
+        places["pion"] = program if done.returncode == 0 else None
+        return "" if done.returncode == 0 else done.stderr[-500:]
+
+    def command(self):
+        return [self.places["pion"], "-public-ip", self.address, "-port", str(self.port),
+                "-users", f"{USER}={PASSWORD}", "-realm", REALM]
+
+
+class Added(Contender):
+    """A server that the user names with its command."""
+
+    note = "Started with the command that was given: see Commands."
+    template = ""
+
+    def command(self):
+        values = {"address": self.address, "port": self.port, "user": USER, "password": PASSWORD,
+                  "realm": REALM}
+        return [word.format(**values) for word in shlex.split(self.template)]
 
 
 class KernelBound(Contender):
@@ -145,18 +229,22 @@ class KernelBound(Contender):
             "relay's sockets, options and control messages. In cells with "
             "interleaved flows it sends each datagram alone; a server that gathers a burst's "
             "datagrams by flow can pass it.")
-    relay_port = 20000
+    relay_port = 16000
 
-    def __init__(self, places, taskset=None, mode="single", sockets=1000):
-        super().__init__(places, taskset)
+    def __init__(self, places, taskset=None, site=None, mode="single", sockets=1000):
+        super().__init__(places, taskset, site)
         self.mode = mode
         self.sockets = sockets
 
+    @classmethod
+    def find(cls, places, build):
+        places["kernel_bound"] = build("kernel_bound", "bench/macro/kernel_bound")
+        return "" if places["kernel_bound"] else "this tree does not build it"
+
     def command(self):
         return [
-            self.places["kernel_bound"], "--mode", self.mode, "--listen",
-            f"127.0.0.1:{self.port}", "--sockets", str(self.sockets),
-            "--relay-port", str(self.relay_port),
+            self.places["kernel_bound"], "--mode", self.mode, "--listen", self.target(),
+            "--sockets", str(self.sockets), "--relay-port", str(self.relay_port),
         ]
 
     def wait_ready(self):
@@ -168,7 +256,16 @@ class KernelBound(Contender):
         return False
 
     def tool_options(self):
-        return ["--bare", f"127.0.0.1:{self.relay_port}"]
+        return ["--bare", f"{self.address}:{self.relay_port}"]
+
+
+# In the order of their rounds. Program key in `places`, class.
+KNOWN = {"coturn": Coturn, "culvertd": Culvert, "pion": Pion, "kernel_bound": KernelBound}
+
+
+def add(name, template):
+    """A class for a server of the user's."""
+    return type(f"Added_{name}", (Added,), {"name": name, "template": template})
 
 
 def versions(places):

@@ -128,7 +128,7 @@ int calibrate(Options options) {
       return 1;
     }
     options.server = reflector.address();
-    ok = run_workers(
+    ok = run_once(
         options, [&options](uint32_t thread) { return make_relay_worker(options, thread); },
         result);
   }

@@ -43,7 +43,9 @@ class ClientPool {
   void maintain(uint64_t now);
 
   [[nodiscard]] std::vector<PoolClient>& clients() { return clients_; }
+  // Requests that were refused or went unanswered, and what was said to the first of them.
   [[nodiscard]] uint64_t failures() const { return failures_; }
+  [[nodiscard]] const std::string& first_failure() const { return first_failure_; }
 
   // Local address of client `index`: --local in turn, else the one that routes to the server.
   [[nodiscard]] static std::optional<TransportAddress> local_address(const Options& options,

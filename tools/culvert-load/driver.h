@@ -1,7 +1,9 @@
 // How the load tool reaches the network. A driver owns endpoints (a UDP port each, connected to one
 // remote or open to all) and moves bursts of datagrams; one thread owns one driver. Only the kernel
-// sockets driver is built today; `dpdk` has its name reserved here, so that options, results and
-// scripts need not change when it comes. Calls are per burst, so a virtual call costs nothing.
+// sockets driver is built today; a `dpdk` driver is one more class that make_driver() knows: the
+// workers above ask for nothing that a port could not do, and its name is refused with a sentence
+// until then, so that options, results and scripts need not change when it comes. Calls are per
+// burst, so a virtual call costs nothing.
 #pragma once
 
 #include <netinet/in.h>

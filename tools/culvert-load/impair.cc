@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <queue>
 #include <random>
@@ -28,6 +29,8 @@ struct Harm {
   double reorder = 0;
   uint64_t reorder_us = 20'000;  // a chosen datagram is held back so long
   uint64_t delay_us = 0;
+  double rate = 0;        // ChannelData a second let through, over both ways; 0: all
+  double burst_s = 0.05;  // and so many seconds of it at once
 };
 
 struct Counts {
@@ -35,6 +38,31 @@ struct Counts {
   uint64_t lost = 0;
   uint64_t duplicated = 0;
   uint64_t held_back = 0;
+  uint64_t policed = 0;
+};
+
+// A token bucket on the kernel's arrival times: a proxy that did not get its CPU for a while finds
+// the datagrams that came meanwhile and polices them as if it had been there.
+class Policer {
+ public:
+  Policer(double rate, double burst_s) : rate_(rate), depth_(rate * burst_s), tokens_(depth_) {}
+  [[nodiscard]] bool passes(uint64_t arrived_ns) {
+    if (rate_ <= 0) return true;
+    if (arrived_ns > last_ns_) {
+      const double gone = last_ns_ == 0 ? 0 : static_cast<double>(arrived_ns - last_ns_) / 1e9;
+      tokens_ = std::min(depth_, tokens_ + gone * rate_);
+      last_ns_ = arrived_ns;
+    }
+    if (tokens_ < 1) return false;
+    tokens_ -= 1;
+    return true;
+  }
+
+ private:
+  double rate_;
+  double depth_;
+  double tokens_;
+  uint64_t last_ns_ = 0;
 };
 
 struct Waiting {
@@ -52,7 +80,10 @@ class Proxy {
  public:
   Proxy(const TransportAddress& listen, const TransportAddress& server, const Harm& harm,
         uint64_t seed)
-      : server_(Destination::of(server)), harm_(harm), random_(seed) {
+      : server_(Destination::of(server)),
+        harm_(harm),
+        policer_(harm.rate, harm.burst_s),
+        random_(seed) {
     epoll_ = epoll_create1(EPOLL_CLOEXEC);
     front_ = socket(listen.ip.is_v6() ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
     const auto at = Destination::of(listen);
@@ -94,6 +125,32 @@ class Proxy {
     const int size = 8 << 20;
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) != 0)
       setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+    const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+  }
+
+  // One datagram; its kernel arrival time in `arrived_ns`. Negative when there is none.
+  static ssize_t receive(int fd, std::span<uint8_t> buffer, Destination& from,
+                         uint64_t& arrived_ns) {
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(timespec))> control{};
+    iovec part{buffer.data(), buffer.size()};
+    msghdr header{};
+    header.msg_name = &from.storage;
+    header.msg_namelen = sizeof from.storage;
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+    const ssize_t got = recvmsg(fd, &header, 0);
+    from.size = header.msg_namelen;
+    for (auto* c = CMSG_FIRSTHDR(&header); got >= 0 && c != nullptr; c = CMSG_NXTHDR(&header, c)) {
+      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_TIMESTAMPNS) continue;
+      timespec at{};
+      std::memcpy(&at, CMSG_DATA(c), sizeof at);
+      arrived_ns =
+          static_cast<uint64_t>(at.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(at.tv_nsec);
+    }
+    return got;
   }
 
   void watch(int fd) {
@@ -124,17 +181,16 @@ class Proxy {
   void drain(int fd) {
     std::array<uint8_t, 65536> buffer;
     for (int i = 0; i < 64; ++i) {
-      sockaddr_storage from{};
-      socklen_t size = sizeof from;
-      const ssize_t got =
-          recvfrom(fd, buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
+      Destination from;
+      uint64_t arrived_ns = 0;
+      const ssize_t got = receive(fd, buffer, from, arrived_ns);
       if (got < 0) return;
       const std::vector<uint8_t> data(buffer.begin(), buffer.begin() + got);
       if (fd == front_) {
-        const int back = back_of(from, size);
-        if (back >= 0) handle(back, {}, data, counts_[0]);
+        const int back = back_of(from.storage, from.size);
+        if (back >= 0) handle(back, {}, data, arrived_ns, counts_[0]);
       } else {
-        handle(front_, client_of_[fd], data, counts_[1]);
+        handle(front_, client_of_[fd], data, arrived_ns, counts_[1]);
       }
     }
   }
@@ -143,7 +199,8 @@ class Proxy {
     return std::uniform_real_distribution<double>(0, 1)(random_) < probability;
   }
 
-  void handle(int fd, const Destination& to, const std::vector<uint8_t>& data, Counts& counts) {
+  void handle(int fd, const Destination& to, const std::vector<uint8_t>& data, uint64_t arrived_ns,
+              Counts& counts) {
     // A very short ChannelData introduces a client to the bare loop: set-up as well.
     const bool channel_data = data.size() > 8 && data[0] >= 0x40 && data[0] <= 0x4f;
     if (!channel_data) {
@@ -151,6 +208,10 @@ class Proxy {
       return;
     }
     const uint64_t now = monotonic_ns();
+    if (!policer_.passes(arrived_ns)) {
+      ++counts.policed;
+      return;
+    }
     if (chance(harm_.loss)) {
       ++counts.lost;
       return;
@@ -191,6 +252,7 @@ class Proxy {
 
   Destination server_;
   Harm harm_;
+  Policer policer_;
   std::mt19937_64 random_;
   int epoll_ = -1;
   int front_ = -1;
@@ -204,10 +266,11 @@ class Proxy {
 
 void print_counts(const char* name, const Counts& c, const char* end) {
   std::printf(
-      "\"%s\": {\"passed\": %llu, \"lost\": %llu, \"duplicated\": %llu, \"held_back\": %llu}%s",
+      "\"%s\": {\"passed\": %llu, \"lost\": %llu, \"duplicated\": %llu, \"held_back\": %llu, "
+      "\"policed\": %llu}%s",
       name, static_cast<unsigned long long>(c.passed), static_cast<unsigned long long>(c.lost),
       static_cast<unsigned long long>(c.duplicated), static_cast<unsigned long long>(c.held_back),
-      end);
+      static_cast<unsigned long long>(c.policed), end);
 }
 
 int run(int argc, char** argv) {
@@ -223,6 +286,10 @@ int run(int argc, char** argv) {
   app.add_option("--reorder", harm.reorder, "share held back")->check(CLI::Range(0.0, 1.0));
   app.add_option("--reorder-us", harm.reorder_us, "how long")->capture_default_str();
   app.add_option("--delay-us", harm.delay_us, "added to every datagram, each way");
+  app.add_option("--rate-limit", harm.rate, "datagrams a second let through, both ways together")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--burst-s", harm.burst_s, "seconds of that rate let through at once")
+      ->capture_default_str();
   app.add_option("--seed", seed, "of the draws")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   const auto from = TransportAddress::parse(listen);

@@ -26,6 +26,7 @@ std::unique_ptr<Worker> make_worker(const Options& options, uint32_t thread) {
     case Mode::kHostile:
       return make_hostile_worker(options, thread);
     case Mode::kRelay:
+    case Mode::kSearch:
     case Mode::kCalibrate:
       break;
   }
@@ -34,9 +35,10 @@ std::unique_ptr<Worker> make_worker(const Options& options, uint32_t thread) {
 
 int run(const Options& options) {
   if (options.mode == Mode::kCalibrate) return calibrate(options);
-  Result result;
   const auto make = [&options](uint32_t thread) { return make_worker(options, thread); };
-  if (!run_workers(options, make, result)) return 1;
+  if (options.mode == Mode::kSearch) return search(options, make);
+  Result result;
+  if (!run_once(options, make, result)) return 1;
   if (!options.quiet && options.json != "-") print_summary(result);
   return write_json(result) ? 0 : 1;
 }

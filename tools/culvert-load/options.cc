@@ -1,9 +1,11 @@
 #include "tools/culvert-load/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <random>
+#include <sstream>
 
 #include "tools/stun_client/message.h"
 
@@ -27,6 +29,7 @@ const char* const kAbout =
     "      loss and latency of 100 allocations at 20,000 datagrams a second\n"
     "  culvert-load relay ... --unpaced --clients 1000 --size 1200 --server-pid $(pidof culvertd)\n"
     "      the most that it relays, and what that costs it\n"
+    "  culvert-load search ...     the highest rate without loss, found by bisection\n"
     "  culvert-load churn ...      complete allocations a second (401, Allocate, Refresh 0)\n"
     "\n"
     "The server must permit peers on this machine's addresses: coturn --allow-loopback-peers,\n"
@@ -76,6 +79,7 @@ const char* find_name(const std::map<std::string, E>& values, E value) {
 
 struct Raw {
   std::string server;
+  std::string ramp;
   std::vector<std::string> local;
   std::string peer_address;
   std::string bare;
@@ -91,7 +95,8 @@ void add_common(CLI::App* app, Options& o, Raw& raw) {
   app->add_option("--local", raw.local, "local address of clients; may be repeated")
       ->type_name("ADDRESS");
   app->add_option("--driver", o.driver, "how to reach the network: sockets")->capture_default_str();
-  app->add_option("--duration", o.duration_s, "seconds measured")->capture_default_str();
+  if (o.mode != Mode::kSearch)
+    app->add_option("--duration", o.duration_s, "seconds measured")->capture_default_str();
   app->add_option("--warm-up", o.warm_up_s, "seconds of traffic before that, not counted")
       ->capture_default_str();
   app->add_option("--threads", o.threads, "generator threads; each spins on a CPU")
@@ -114,12 +119,23 @@ void add_credentials(CLI::App* app, Options& o) {
              "of server and relayed address: both 4, both 6, or the relayed one the other");
 }
 
-void add_traffic(CLI::App* app, Options& o, Raw& raw) {
+// `rate`: whether the rate is the caller's to choose.
+void add_traffic(CLI::App* app, Options& o, Raw& raw, bool rate) {
   app->add_option("--size", o.size, "payload bytes of a datagram")->capture_default_str();
-  auto* rate = app->add_option("--rate", o.rate, "datagrams offered a second, over all flows")
-                   ->check(CLI::PositiveNumber);
-  app->add_flag("--unpaced", raw.unpaced, "as fast as the generator can (what no --rate means)")
-      ->excludes(rate);
+  if (rate) {
+    auto* steady = app->add_option("--rate", o.rate, "datagrams offered a second, over all flows")
+                       ->check(CLI::PositiveNumber);
+    auto* ramp =
+        app->add_option("--ramp", raw.ramp, "a rate that goes evenly from A to B while measured")
+            ->type_name("A:B")
+            ->excludes(steady);
+    app->add_flag("--unpaced", raw.unpaced, "as fast as the generator can (what no --rate means)")
+        ->excludes(steady)
+        ->excludes(ramp);
+  }
+  app->add_option("--tick-us", o.tick_us,
+                  "send at whole ticks only, as tools with a millisecond clock do (1000)")
+      ->check(CLI::Range(0u, 1'000'000u));
   app->add_option("--run-length", o.run_length, "datagrams of one flow sent back to back")
       ->check(CLI::Range(1u, kMaxGsoSegments))
       ->capture_default_str();
@@ -127,15 +143,18 @@ void add_traffic(CLI::App* app, Options& o, Raw& raw) {
   app->add_flag("--no-gro", raw.no_gro, "receive without UDP_GRO");
 }
 
-void add_relay(CLI::App* app, Options& o, Raw& raw) {
+void add_relayed(CLI::App* app, Options& o, Raw& raw, bool rate) {
   add_common(app, o, raw);
   add_credentials(app, o);
-  add_traffic(app, o, raw);
+  add_traffic(app, o, raw, rate);
   app->add_option("--clients", o.clients, "allocations; each is a socket of its own")
       ->check(CLI::Range(1u, 60000u))
       ->capture_default_str();
   app->add_option("--peers", o.peers, "peer sockets they share")
       ->check(CLI::Range(1u, 60000u))
+      ->capture_default_str();
+  app->add_option("--channels", o.channels, "channels of each client, to a peer each")
+      ->check(CLI::Range(1u, 64u))
       ->capture_default_str();
   app->add_option("--peer-address", raw.peer_address, "where the peers are; on loopback 127.0.0.2")
       ->type_name("ADDRESS");
@@ -147,6 +166,38 @@ void add_relay(CLI::App* app, Options& o, Raw& raw) {
   add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");
 }
 
+void add_relay(CLI::App* app, Options& o, Raw& raw) {
+  add_relayed(app, o, raw, true);
+}
+
+void add_search(CLI::App* app, Options& o, Raw& raw) {
+  add_relayed(app, o, raw, false);
+  auto& s = o.search;
+  app->add_option("--min-rate", s.min_rate, "the lowest rate tried")->capture_default_str();
+  app->add_option("--max-rate", s.max_rate, "the highest rate tried")->capture_default_str();
+  app->add_option("--loss", s.loss_ratios, "loss ratio allowed; may be repeated (default: 0)")
+      ->check(CLI::Range(0.0, 0.99))
+      ->type_name("RATIO");
+  app->add_option("--exceed", s.exceed_ratio, "share of the time in which more may be lost")
+      ->check(CLI::Range(0.0, 0.95))
+      ->capture_default_str();
+  app->add_option("--width", s.width, "how far apart the two bounds may be, relative")
+      ->check(CLI::Range(0.0001, 0.5))
+      ->capture_default_str();
+  app->add_option("--initial-trial", s.initial_trial_s, "seconds of the first, short trials")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  app->add_option("--final-trial", s.final_trial_s, "seconds of the trials that decide")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  app->add_option("--duration-sum", s.duration_sum_s, "seconds of trials that decide on one rate")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  app->add_option("--max-time", s.max_time_s, "seconds after which the search gives what it has")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+}
+
 void add_idle(CLI::App* app, Options& o, Raw& raw) {
   add_common(app, o, raw);
   add_credentials(app, o);
@@ -154,6 +205,9 @@ void add_idle(CLI::App* app, Options& o, Raw& raw) {
       ->check(CLI::Range(1u, 60000u))
       ->capture_default_str();
   app->add_option("--channels", o.channels, "channels of each")->check(CLI::Range(0u, 64u));
+  app->add_option("--peer-address", raw.peer_address,
+                  "their peers are at the addresses after this one; nothing is sent there")
+      ->type_name("ADDRESS");
   app->add_option("--permissions", o.permissions, "further permissions of each")
       ->check(CLI::Range(0u, 64u));
 }
@@ -184,7 +238,7 @@ void add_hostile(CLI::App* app, Options& o, Raw& raw) {
 
 void add_calibrate(CLI::App* app, Options& o, Raw& raw) {
   add_common(app, o, raw);
-  add_traffic(app, o, raw);
+  add_traffic(app, o, raw, true);
   app->add_option("--clients", o.clients, "client sockets")->check(CLI::Range(1u, 60000u));
 }
 
@@ -208,13 +262,38 @@ std::optional<std::string> check_shapes(Options& o) {
   if (o.threads > o.clients) o.threads = o.clients;
   if (o.topology == Topology::kClientToClient && o.clients < 2 * o.threads)
     return "client-client needs at least two clients in each thread";
+  const bool relays = o.mode == Mode::kRelay || o.mode == Mode::kSearch;
+  if (relays && o.channels > 1 && o.topology == Topology::kClientToClient)
+    return "--channels above 1 needs --topology client-peer";
   if (o.topology == Topology::kClientToClient && o.family == FamilyChoice::kCross)
     return "client-client relays between relayed addresses: use --family 4 or 6";
   return std::nullopt;
 }
 
+std::optional<std::string> check_rates(Options& o, const Raw& raw) {
+  if (raw.unpaced) o.rate = 0;
+  if (!raw.ramp.empty()) {
+    char colon = 0;
+    std::istringstream text(raw.ramp);
+    if (!(text >> o.rate >> colon >> o.rate_to) || colon != ':' || o.rate <= 0 || o.rate_to <= 0 ||
+        !text.eof())
+      return "--ramp: '" + raw.ramp + "' is not two rates, as 1000:50000";
+  }
+  if (o.tick_us != 0 && o.rate <= 0 && o.mode != Mode::kSearch)
+    return "--tick-us rounds what is due: give --rate or --ramp";
+  auto& s = o.search;
+  if (s.min_rate <= 0 || s.max_rate < s.min_rate)
+    return "--min-rate must be above 0 and at most --max-rate";
+  if (s.initial_trial_s > s.final_trial_s || s.final_trial_s > s.duration_sum_s)
+    return "trials grow: --initial-trial <= --final-trial <= --duration-sum";
+  if (s.loss_ratios.empty()) s.loss_ratios = {0};
+  std::sort(s.loss_ratios.begin(), s.loss_ratios.end());
+  return std::nullopt;
+}
+
 std::optional<std::string> check_bare(Options& o, const Raw& raw) {
-  const bool turn = o.mode == Mode::kRelay || o.mode == Mode::kChurn || o.mode == Mode::kIdle;
+  const bool turn = o.mode == Mode::kRelay || o.mode == Mode::kSearch || o.mode == Mode::kChurn ||
+                    o.mode == Mode::kIdle;
   if (raw.bare.empty()) {
     if (turn && (o.user.empty() || o.password.empty()))
       return "--user and --password are needed: TURN servers authenticate";
@@ -222,8 +301,9 @@ std::optional<std::string> check_bare(Options& o, const Raw& raw) {
   }
   o.bare = TransportAddress::parse(raw.bare);
   if (!o.bare) return "--bare: '" + raw.bare + "' is not an ADDRESS:PORT";
-  if (o.threads != 1 || o.topology != Topology::kClientToPeer || o.encoding != Encoding::kChannel)
-    return "--bare knows one thread, --topology client-peer and --encoding channel";
+  if (o.threads != 1 || o.channels != 1 || o.topology != Topology::kClientToPeer ||
+      o.encoding != Encoding::kChannel)
+    return "--bare knows one thread, --channels 1, --topology client-peer and --encoding channel";
   if (o.clients > stun_client::kChannelLast - stun_client::kChannelFirst + 1u)
     return "--bare tells clients apart by channel number: at most 4096 --clients";
   return std::nullopt;
@@ -270,6 +350,7 @@ std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
     void (*add)(CLI::App*, Options&, Raw&);
   };
   for (const Sub& sub : {Sub{Mode::kRelay, "relay datagrams between clients and peers", add_relay},
+                         Sub{Mode::kSearch, "the highest rate without loss", add_search},
                          Sub{Mode::kChurn, "complete allocations as fast as they go", add_churn},
                          Sub{Mode::kIdle, "hold allocations that do nothing: memory", add_idle},
                          Sub{Mode::kBinding, "STUN Binding requests", add_binding},
@@ -287,9 +368,9 @@ std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
     return std::nullopt;
   }
   if (o.seed == 0) o.seed = std::random_device{}();
-  if (raw.unpaced) o.rate = 0;
   o.coalesce = !raw.no_gro;
   auto problem = check_shapes(o);
+  if (!problem) problem = check_rates(o, raw);
   if (!problem) problem = check_addresses(o, raw);
   if (!problem) problem = check_bare(o, raw);
   if (problem) {
@@ -304,6 +385,8 @@ const char* name_of(Mode mode) {
   switch (mode) {
     case Mode::kRelay:
       return "relay";
+    case Mode::kSearch:
+      return "search";
     case Mode::kChurn:
       return "churn";
     case Mode::kIdle:

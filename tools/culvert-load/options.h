@@ -11,7 +11,7 @@
 
 namespace culvert::load {
 
-enum class Mode : uint8_t { kRelay, kChurn, kIdle, kBinding, kHostile, kCalibrate };
+enum class Mode : uint8_t { kRelay, kSearch, kChurn, kIdle, kBinding, kHostile, kCalibrate };
 enum class Direction : uint8_t { kToPeer, kToClient, kBoth };
 enum class Topology : uint8_t { kClientToPeer, kClientToClient };
 enum class Encoding : uint8_t { kChannel, kSend };
@@ -23,6 +23,19 @@ inline constexpr uint32_t kMinPayload = 24;
 inline constexpr uint32_t kMaxPayload = 1472 - 4;  // one Ethernet frame with the channel's header
 inline constexpr uint32_t kMaxGsoSegments = 64;    // UDP_MAX_SEGMENTS of kernels before 6.9
 inline constexpr uint32_t kMaxGsoBytes = 65'000;   // a UDP datagram's 65,507 and some room
+
+// The zero-loss search (search.h); times in seconds.
+struct SearchOptions {
+  double min_rate = 1000;
+  double max_rate = 1'000'000;
+  std::vector<double> loss_ratios;  // one goal each, ascending
+  double exceed_ratio = 0.5;
+  double width = 0.02;
+  double initial_trial_s = 0.5;
+  double final_trial_s = 2;
+  double duration_sum_s = 10;
+  double max_time_s = 600;
+};
 
 struct Options {
   Mode mode = Mode::kRelay;
@@ -37,7 +50,9 @@ struct Options {
   uint32_t peers = 8;
   uint32_t threads = 1;
   uint32_t size = 200;
-  double rate = 0;  // 0: unpaced
+  double rate = 0;       // 0: unpaced
+  double rate_to = 0;    // of a ramp, at the window's end; 0: the rate is steady
+  uint64_t tick_us = 0;  // 0: events are due when the rate says, not at whole ticks
   uint32_t run_length = 1;
   bool gso = false;
   bool coalesce = true;  // receive by UDP_GRO
@@ -55,6 +70,7 @@ struct Options {
   std::optional<IpAddress> peer_address;
   // The server is the bare loop of bench/macro/kernel_bound: no TURN; the first relayed port.
   std::optional<TransportAddress> bare;
+  SearchOptions search;
   uint64_t seed = 0;
   int server_pid = 0;
   std::string json;

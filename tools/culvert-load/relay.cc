@@ -1,7 +1,7 @@
 // The relay mode, and calibration, which is the same traffic against a reflector. Each thread has
 // its clients, its peers and its flows; a flow is one direction between one client and its partner.
 // Flows take turns in a seeded order, one run each, so datagrams of different flows interleave. In
-// paced sending the n-th run is due at start + n * interval whatever happened before; latency
+// paced sending the n-th run is due when the schedule says, whatever happened before; latency
 // counts from that moment. The datagram's payload: run tag, flow, sequence number, due time.
 #include <algorithm>
 #include <cstring>
@@ -10,22 +10,19 @@
 #include "tools/culvert-load/client_pool.h"
 #include "tools/culvert-load/run.h"
 #include "tools/culvert-load/sequence.h"
+#include "tools/culvert-load/worker.h"
 
 namespace culvert::load {
 namespace {
 
 using stun_client::Bytes;
 
-constexpr size_t kBatch = 64;               // datagrams built before they are sent
-constexpr size_t kPrefixRoom = 64;          // Send indication towards IPv6: 20 + 24 + 4
-constexpr uint64_t kDrainNs = kSecond;      // waits at most so long for what is under way
-constexpr uint64_t kQuietNs = kSecond / 4;  // and stops when nothing came for so long
+constexpr size_t kBatch = 64;       // datagrams built before they are sent
+constexpr size_t kPrefixRoom = 64;  // Send indication towards IPv6: 20 + 24 + 4
 constexpr uint64_t kMaintainNs = 1'000'000;
-constexpr uint64_t kLastSendsNs = 20'000'000;
 constexpr uint64_t kIntroductionNs = 5 * kSecond;
 constexpr uint64_t kIntroductionWaitNs = 2'000'000;
 constexpr uint16_t kChannel = stun_client::kChannelFirst;
-constexpr int kReceivesPerTurn = 16;  // before sending goes on, if they keep coming
 
 struct Stamp {
   uint32_t tag;
@@ -46,53 +43,43 @@ struct Flow {
   SequenceTracker arrived;
 };
 
-class RelayWorker final : public Worker {
+class RelayWorker final : public DriverWorker {
  public:
-  RelayWorker(const Options& options, uint32_t thread)
-      : o_(options), thread_(thread), random_(options.seed + thread) {}
+  using DriverWorker::DriverWorker;
 
   std::string prepare() override;
-  void traffic(const RunClock& clock) override;
   void finish() override;
 
  private:
-  uint32_t share(uint32_t total) const {
-    return total / o_.threads + (thread_ < total % o_.threads ? 1 : 0);
-  }
-  // Calibration counts the thread's CPU time, which other work on the machine does not blur; that
-  // clock is a system call, so measurements of a server use the cheap one.
-  [[nodiscard]] uint64_t cost_clock() const {
-    return o_.mode == Mode::kCalibrate ? thread_cpu_ns() : monotonic_ns();
-  }
   std::string open_peers();
   std::string bind_pairs();
+  std::string bind_round(uint32_t round);
   std::string introduce();
   void introduce_one(uint32_t client);
   [[nodiscard]] TransportAddress relayed_address(size_t client) const {
     if (!o_.bare) return pool_->clients()[client].turn.relayed()[0];
     return {o_.bare->ip, static_cast<uint16_t>(o_.bare->port + client)};
   }
-  [[nodiscard]] uint16_t channel_of(size_t client) const {
-    return static_cast<uint16_t>(kChannel + (o_.bare ? client : 0));
+  [[nodiscard]] uint16_t channel_of(size_t client, uint32_t round) const {
+    return static_cast<uint16_t>(kChannel + (o_.bare ? client : round));
+  }
+  // Which of peer_address_ the client's channel number `round` leads to. A client's channels need
+  // different peers.
+  [[nodiscard]] size_t peer_of(size_t client, uint32_t round) const {
+    return (client * o_.channels + round) % peer_address_.size();
   }
   void make_flows();
   void add_flow(Flow flow, size_t direction);
-  Flow client_flow(size_t client, const TransportAddress& peer) const;
+  Flow client_flow(size_t client, uint32_t round, const TransportAddress& peer) const;
   void make_buffers();
   size_t build_run(uint64_t due);
-  void flush();
-  void count_sent(size_t direction, uint64_t due, uint64_t datagrams);
-  size_t receive_once(uint64_t& now);
-  void on_item(const RxItem& item, uint64_t now);
+  [[nodiscard]] bool room_for_a_run() const;
+  size_t send_due(uint64_t now) override;
+  void on_item(const RxItem& item, uint64_t now) override;
   void on_payload(Bytes payload, uint64_t now);
-  size_t send_due(uint64_t now);
-  void drain();
+  void housekeeping(uint64_t now) override;
 
-  const Options& o_;
-  uint32_t thread_;
-  std::mt19937_64 random_;
   uint32_t tag_ = 0;
-  std::unique_ptr<Driver> driver_;
   std::unique_ptr<ClientPool> pool_;
   std::vector<TransportAddress> peer_address_;
   std::vector<Endpoint> peers_;
@@ -100,25 +87,19 @@ class RelayWorker final : public Worker {
   std::vector<uint8_t> buffer_;
   size_t stride_ = 0;
   std::vector<TxItem> batch_;
-  size_t batch_datagrams_ = 0;
   size_t turn_ = 0;
-  RunClock clock_;
-  double interval_ns_ = 0;  // between runs; 0: unpaced
-  uint64_t next_run_ = 0;
-  uint64_t sent_ = 0;
-  uint64_t received_ = 0;
   uint64_t next_maintain_ = 0;
+  uint64_t failures_ = 0;  // of the pool, counted
 };
 
 std::string RelayWorker::prepare() {
-  std::string error;
-  driver_ = make_driver(o_.driver, o_.coalesce, error);
-  if (!driver_) return error;
+  std::string error = open_driver(o_.coalesce);
+  if (!error.empty()) return error;
   tag_ = static_cast<uint32_t>(random_()) | 1u;
   pool_ = std::make_unique<ClientPool>(o_, *driver_, random_());
   if (error = open_peers(); !error.empty()) return error;
   if (error = pool_->open(share(o_.clients)); !error.empty()) return error;
-  if (o_.mode == Mode::kRelay && !o_.bare) {
+  if (o_.mode != Mode::kCalibrate && !o_.bare) {
     if (error = pool_->allocate_all(); !error.empty()) return error;
     if (error = bind_pairs(); !error.empty()) return error;
   }
@@ -164,7 +145,7 @@ std::string RelayWorker::introduce() {
 void RelayWorker::introduce_one(uint32_t client) {
   const auto relayed = Destination::of(relayed_address(client));
   std::array<uint8_t, 8> hello{};
-  const auto header = stun_client::channel_data_header(channel_of(client), sizeof client);
+  const auto header = stun_client::channel_data_header(channel_of(client, 0), sizeof client);
   std::copy(header.begin(), header.end(), hello.begin());
   std::memcpy(&hello[4], &client, sizeof client);
   const TxItem from_client{pool_->clients()[client].endpoint, nullptr, hello.data(), 8, 0};
@@ -174,7 +155,7 @@ void RelayWorker::introduce_one(uint32_t client) {
 }
 
 std::string RelayWorker::open_peers() {
-  if (o_.mode != Mode::kRelay || o_.topology == Topology::kClientToClient) return {};
+  if (o_.mode == Mode::kCalibrate || o_.topology == Topology::kClientToClient) return {};
   const auto wanted = ClientPool::allocate_options(o_).family.value_or(Family::kIpv4);
   std::optional<IpAddress> ip = o_.peer_address;
   // On one machine not the server's own address: a relay may refuse to talk to itself.
@@ -186,7 +167,8 @@ std::string RelayWorker::open_peers() {
   // Across families there is no route to ask; a server on this machine has both loopbacks.
   if (!ip) ip = IpAddress::parse(wanted == Family::kIpv6 ? "::1" : "127.0.0.1");
   if (ip->family != wanted) return "--peer-address is not of the relayed address's family";
-  const uint32_t count = std::max(1u, std::min(share(o_.peers), share(o_.clients)));
+  const uint32_t useful = share(o_.clients) * o_.channels;
+  const uint32_t count = std::max(o_.channels, std::min(share(o_.peers), useful));
   for (uint32_t i = 0; i < count; ++i) {
     std::string error;
     const auto endpoint = driver_->open({*ip, 0}, std::nullopt, error);
@@ -208,12 +190,19 @@ std::string RelayWorker::bind_pairs() {
       peer_address_[i] = clients[partner].turn.relayed()[0];
     }
   }
+  std::string error;
+  for (uint32_t round = 0; round < o_.channels && error.empty(); ++round)
+    error = bind_round(round);
+  return error;
+}
+
+std::string RelayWorker::bind_round(uint32_t round) {
   const bool channel = o_.encoding == Encoding::kChannel;
   return pool_->for_all(channel ? "ChannelBind" : "CreatePermission",
                         [&](PoolClient& client, size_t i, uint64_t now) {
-                          const auto& peer = peer_address_[i % peer_address_.size()];
+                          const auto& peer = peer_address_[peer_of(i, round)];
                           if (channel) {
-                            client.turn.channel_bind(kChannel, peer, now);
+                            client.turn.channel_bind(channel_of(i, round), peer, now);
                           } else {
                             client.turn.create_permission({&peer, 1}, now);
                           }
@@ -221,12 +210,12 @@ std::string RelayWorker::bind_pairs() {
 }
 
 // What a client sends: ChannelData, or a Send indication whose header is built once.
-Flow RelayWorker::client_flow(size_t client, const TransportAddress& peer) const {
+Flow RelayWorker::client_flow(size_t client, uint32_t round, const TransportAddress& peer) const {
   Flow flow;
   flow.from = pool_->clients()[client].endpoint;
   if (o_.encoding == Encoding::kChannel) {
     const auto header =
-        stun_client::channel_data_header(channel_of(client), static_cast<uint16_t>(o_.size));
+        stun_client::channel_data_header(channel_of(client, round), static_cast<uint16_t>(o_.size));
     std::copy(header.begin(), header.end(), flow.prefix.begin());
     flow.prefix_size = 4;
     return flow;
@@ -254,18 +243,20 @@ void RelayWorker::make_flows() {
   for (size_t i = 0; i < clients.size(); ++i) {
     if (o_.mode == Mode::kCalibrate || o_.topology == Topology::kClientToClient) {
       const auto peer = peer_address_.empty() ? TransportAddress{} : peer_address_[i];
-      add_flow(client_flow(i, peer), kToPeerIndex);
+      add_flow(client_flow(i, 0, peer), kToPeerIndex);
       continue;
     }
-    const size_t peer = i % peers_.size();
-    if (o_.direction != Direction::kToClient)
-      add_flow(client_flow(i, peer_address_[peer]), kToPeerIndex);
-    if (o_.direction == Direction::kToPeer) continue;
-    Flow flow;
-    flow.from = peers_[peer];
-    flow.has_destination = true;
-    flow.to = Destination::of(relayed_address(i));
-    add_flow(flow, kToClientIndex);
+    for (uint32_t round = 0; round < o_.channels; ++round) {
+      const size_t peer = peer_of(i, round);
+      if (o_.direction != Direction::kToClient)
+        add_flow(client_flow(i, round, peer_address_[peer]), kToPeerIndex);
+      if (o_.direction == Direction::kToPeer) continue;
+      Flow flow;
+      flow.from = peers_[peer];
+      flow.has_destination = true;
+      flow.to = Destination::of(relayed_address(i));
+      add_flow(flow, kToClientIndex);
+    }
   }
   // A seeded order mixes the directions. Flows of one peer socket then rarely follow each other,
   // so to-client sends cost a call each, as they do from real peers.
@@ -307,47 +298,26 @@ size_t RelayWorker::build_run(uint64_t due) {
     }
   }
   if (o_.gso) batch_.push_back(run);
-  batch_datagrams_ += o_.run_length;
-  count_sent(flow.direction, due, o_.run_length);
+  tally.count_sent(flow.direction, due, o_.run_length);
+  sent_ += o_.run_length;
   return o_.run_length;
 }
 
-void RelayWorker::count_sent(size_t direction, uint64_t due, uint64_t datagrams) {
-  sent_ += datagrams;
-  if (due >= clock_.measure_from && due < clock_.measure_to)
-    tally.flows[direction].sent += datagrams;
-}
-
-void RelayWorker::flush() {
-  if (batch_.empty()) return;
-  const uint64_t before = cost_clock();
-  driver_->send(batch_);
-  tally.tx_ns += cost_clock() - before;
-  tally.tx_datagrams += batch_datagrams_;
-  batch_.clear();
-  batch_datagrams_ = 0;
-  live.sent.store(sent_, std::memory_order_relaxed);
+bool RelayWorker::room_for_a_run() const {
+  return (batch_.size() + (o_.gso ? 1 : o_.run_length)) * stride_ <= buffer_.size();
 }
 
 size_t RelayWorker::send_due(uint64_t now) {
   size_t built = 0;
-  if (interval_ns_ <= 0) {
-    while (built < kBatch &&
-           batch_.size() * stride_ + stride_ * (o_.gso ? 1 : o_.run_length) <= buffer_.size())
-      built += build_run(now);
-    flush();
-    return built;
+  while (built < kBatch && room_for_a_run()) {
+    const auto due = take_due(now);
+    if (!due) break;
+    if (paced() && trial_.within(*due)) tally.lateness.record(now - *due);
+    built += build_run(*due);
   }
-  while (built < kBatch) {
-    const uint64_t due =
-        clock_.start + static_cast<uint64_t>(static_cast<double>(next_run_) * interval_ns_);
-    if (due > now || due >= clock_.measure_to) break;
-    if (batch_.size() * stride_ + stride_ * (o_.gso ? 1 : o_.run_length) > buffer_.size()) break;
-    ++next_run_;
-    if (due >= clock_.measure_from) tally.lateness.record(now - due);
-    built += build_run(due);
-  }
-  flush();
+  if (built == 0) return 0;
+  transmit(batch_, built);
+  batch_.clear();
   return built;
 }
 
@@ -369,15 +339,14 @@ void RelayWorker::on_payload(Bytes payload, uint64_t now) {
   Flow& flow = flows_[stamp.flow];
   const Arrival arrival = flow.arrived.arrive(stamp.sequence);
   if (arrival != Arrival::kDuplicate) ++received_;
-  if (stamp.due_ns < clock_.measure_from || stamp.due_ns >= clock_.measure_to) return;
+  if (!trial_.within(stamp.due_ns)) return;
   FlowTally& counts = tally.flows[flow.direction];
   if (arrival == Arrival::kDuplicate) {
     ++counts.duplicates;
     return;
   }
-  ++counts.unique;
   if (arrival == Arrival::kReordered) ++counts.reordered;
-  counts.latency.record(now > stamp.due_ns ? now - stamp.due_ns : 0);
+  tally.count_arrival(flow.direction, stamp.due_ns, now);
 }
 
 void RelayWorker::on_item(const RxItem& item, uint64_t now) {
@@ -399,67 +368,16 @@ void RelayWorker::on_item(const RxItem& item, uint64_t now) {
   }
 }
 
-size_t RelayWorker::receive_once(uint64_t& now) {
-  const uint64_t before = cost_clock();
-  const auto items = driver_->receive(0);
-  now = monotonic_ns();
-  if (items.empty()) return 0;
-  for (const auto& item : items)
-    on_item(item, now);
-  live.received.store(received_, std::memory_order_relaxed);
-  tally.rx_ns += cost_clock() - before;
-  return items.size();
-}
-
-void RelayWorker::traffic(const RunClock& clock) {
-  clock_ = clock;
-  if (o_.rate > 0) interval_ns_ = 1e9 * o_.run_length * o_.threads / o_.rate;
-  uint64_t now = monotonic_ns();
-  while (now < clock.start)
-    now = monotonic_ns();
-  while (now < clock.measure_to && !interrupted()) {
-    const uint64_t turn_began = now;
-    const size_t sent = send_due(now);
-    size_t got = 0;
-    if (sent != 0) now = monotonic_ns();
-    for (int i = 0; i < kReceivesPerTurn; ++i) {
-      const size_t more = receive_once(now);
-      got += more;
-      if (more == 0) break;
-      // Paced sending must not be late because much arrives: it looks at its schedule in between.
-      if (interval_ns_ > 0) break;
-    }
-    if (now >= next_maintain_) {
-      next_maintain_ = now + kMaintainNs;
-      pool_->maintain(now);
-    }
-    if (sent == 0 && got == 0) tally.idle_ns += now - turn_began;
-  }
-  // The last few that were due before the end, and may have come due during the last turn.
-  const uint64_t until = clock.measure_to + kLastSendsNs;
-  while (interval_ns_ > 0 && now < until && send_due(now) != 0)
-    now = monotonic_ns();
-  if (interval_ns_ > 0)
-    tally.scheduled = static_cast<uint64_t>(
-        static_cast<double>(clock.measure_to - clock.measure_from) / interval_ns_ * o_.run_length);
-  drain();
-}
-
-void RelayWorker::drain() {
-  uint64_t now = monotonic_ns();
-  const uint64_t end = now + kDrainNs;
-  uint64_t last = now;
-  while (now < end && now - last < kQuietNs) {
-    if (receive_once(now) != 0) last = now;
-  }
+void RelayWorker::housekeeping(uint64_t now) {
+  if (now < next_maintain_) return;
+  next_maintain_ = now + kMaintainNs;
+  pool_->maintain(now);
+  for (; failures_ < pool_->failures(); ++failures_)
+    tally.count_error(pool_->first_failure());
 }
 
 void RelayWorker::finish() {
-  if (!driver_) return;
-  tally.receive_drops = driver_->receive_drops();
-  tally.send_refused = driver_->counters().send_refused;
-  tally.errors += pool_->failures();
-  if (o_.mode == Mode::kRelay && !o_.bare) pool_->release_all();
+  if (pool_ && o_.mode != Mode::kCalibrate && !o_.bare) pool_->release_all();
 }
 
 }  // namespace

@@ -4,21 +4,20 @@
 #include <ctime>
 #include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
+#include "tools/culvert-load/report.h"
 #include "tools/culvert-load/run.h"
 
 namespace culvert::load {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr double kUs = 1e3;
 constexpr double kSentOfSchedule = 0.995;         // less of what was due was sent: too slow
 constexpr uint64_t kLatenessLimitNs = 1'000'000;  // p99 of sending after due
 constexpr double kUnpacedLoss = 0.01;             // less lost: the server took all there was
 constexpr uint64_t kStandingQueueNs = 5'000'000;  // median latency of a server that lags behind
-constexpr double kOwnDrops = 0.001;               // of what was delivered
+constexpr double kCurveSamples = 10;
+constexpr double kOwnDrops = 0.001;  // of what was delivered
 
 double seconds_of(const Result& r) {
   return static_cast<double>(r.to.at_ns - r.from.at_ns) / 1e9;
@@ -34,10 +33,6 @@ double per_cpu_second(const Result& r) {
   const double cpu = server_cpu_s(r);
   return cpu > 0 ? static_cast<double>(r.received) / cpu : 0;
 }
-uint64_t lost(const FlowTally& flow) {
-  return flow.sent > flow.unique ? flow.sent - flow.unique : 0;
-}
-
 const char* unit_of(Mode mode) {
   switch (mode) {
     case Mode::kChurn:
@@ -61,18 +56,26 @@ Json latency_json(const Histogram& h) {
        {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}, {"p99.99", 0.9999}})
     out[name] = static_cast<double>(h.quantile(q)) / kUs;
   out["max"] = static_cast<double>(h.max()) / kUs;
+  // For a plot: as far as ten samples lie beyond, which a single one would make chance.
+  Json curve = Json::array();
+  for (const double q : {0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995,
+                         0.9998, 0.9999, 0.99999})
+    if ((1 - q) * static_cast<double>(h.total()) >= kCurveSamples)
+      curve.push_back({q, static_cast<double>(h.quantile(q)) / kUs});
+  out["curve"] = curve;
   return out;
 }
 
 Json flow_json(const FlowTally& flow) {
-  return {{"sent", flow.sent},
-          {"unique", flow.unique},
-          {"lost", lost(flow)},
-          {"loss",
-           flow.sent != 0 ? static_cast<double>(lost(flow)) / static_cast<double>(flow.sent) : 0.0},
-          {"duplicates", flow.duplicates},
-          {"reordered", flow.reordered},
-          {"latency_us", latency_json(flow.latency)}};
+  return {
+      {"sent", flow.sent},
+      {"unique", flow.unique},
+      {"lost", flow.lost()},
+      {"loss",
+       flow.sent != 0 ? static_cast<double>(flow.lost()) / static_cast<double>(flow.sent) : 0.0},
+      {"duplicates", flow.duplicates},
+      {"reordered", flow.reordered},
+      {"latency_us", latency_json(flow.latency)}};
 }
 
 Json options_json(const Options& o) {
@@ -84,6 +87,8 @@ Json options_json(const Options& o) {
           {"threads", o.threads},
           {"size", o.size},
           {"rate", o.rate > 0 ? Json(o.rate) : Json("unpaced")},
+          {"rate_to", o.rate_to > 0 ? Json(o.rate_to) : Json(nullptr)},
+          {"tick_us", o.tick_us},
           {"run_length", o.run_length},
           {"gso", o.gso},
           {"gro", o.coalesce},
@@ -134,19 +139,36 @@ Json generator_json(const Result& r) {
           {"receive_drops", t.receive_drops}};
 }
 
-Json to_json(const Result& r) {
-  const auto& t = r.tally;
+// Each second of the window: what was due in it and what became of that (by due time, so a late
+// arrival counts where it belongs), and what the server took meanwhile.
+Json series_json(const Result& r) {
+  Json out = Json::array();
+  for (size_t i = 0; i < r.series.size(); ++i) {
+    const Second& s = r.series[i];
+    const double seconds = std::max(s.seconds, 1e-9);
+    Json one{{"second", i},
+             {"seconds", s.seconds},
+             {"received_per_s", static_cast<double>(s.received) / seconds},
+             {"server_cpu_share", static_cast<double>(s.server_cpu_ns) / 1e9 / seconds},
+             {"rss_bytes", s.rss_bytes}};
+    const SecondTally due = i < r.tally.seconds.size() ? r.tally.seconds[i] : SecondTally{};
+    one["sent"] = due.sent;
+    one["unique"] = due.unique;
+    one["lost"] = due.sent > due.unique ? due.sent - due.unique : 0;
+    for (const auto& [name, q] : {std::pair{"p50_us", 0.5}, {"p99_us", 0.99}, {"max_us", 1.0}})
+      one[name] = due.latency.total() == 0
+                      ? Json(nullptr)
+                      : Json(static_cast<double>(due.latency.quantile(q)) / kUs);
+    out.push_back(one);
+  }
+  return out;
+}
+
+}  // namespace
+
+// What every result begins with: enough to tell whether two may be compared.
+Json head_json(const Options& options) {
   const Machine m = machine();
-  Json errors = Json::object();
-  for (const auto& [name, count] : t.error_kinds)
-    errors[name] = count;
-  Json series = Json::array();
-  for (const auto& s : r.series)
-    series.push_back({{"at_s", s.at_s},
-                      {"sent_per_s", s.sent},
-                      {"received_per_s", s.received},
-                      {"server_cpu_share", s.server_cpu_s},
-                      {"rss_bytes", s.rss_bytes}});
   char when[32];
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
@@ -154,7 +176,7 @@ Json to_json(const Result& r) {
   std::strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
   return {{"tool", "culvert-load"},
           {"version", CULVERT_VERSION},
-          {"mode", name_of(r.options.mode)},
+          {"mode", name_of(options.mode)},
           {"when", when},
           {"machine",
            {{"host", m.host},
@@ -162,8 +184,16 @@ Json to_json(const Result& r) {
             {"processor", m.processor},
             {"cpus", m.cpus},
             {"memory_bytes", m.memory_bytes}}},
-          {"options", options_json(r.options)},
-          {"setup_s", r.setup_s},
+          {"options", options_json(options)}};
+}
+
+Json result_json(const Result& r) {
+  const auto& t = r.tally;
+  const bool operations = r.options.mode == Mode::kChurn || r.options.mode == Mode::kBinding;
+  Json errors = Json::object();
+  for (const auto& [name, count] : t.error_kinds)
+    errors[name] = count;
+  return {{"setup_s", r.setup_s},
           {"seconds", seconds_of(r)},
           {"unit", unit_of(r.options.mode)},
           {"sent", r.sent},
@@ -171,7 +201,7 @@ Json to_json(const Result& r) {
           {"sent_per_s", per_second(r.sent, r)},
           {"received_per_s", per_second(r.received, r)},
           {"flows", {{"to_peer", flow_json(t.flows[0])}, {"to_client", flow_json(t.flows[1])}}},
-          {"operation_us", latency_json(t.operation)},
+          {"operation_us", operations ? latency_json(t.flows[0].latency) : Json(nullptr)},
           {"corrupt", t.corrupt},
           {"strange", t.strange},
           {"errors", errors},
@@ -180,8 +210,10 @@ Json to_json(const Result& r) {
           {"softirq_s", static_cast<double>(r.to.softirq_ns - r.from.softirq_ns) / 1e9},
           {"ksoftirqd_s", static_cast<double>(r.to.ksoftirqd_ns - r.from.ksoftirqd_ns) / 1e9},
           {"generator", generator_json(r)},
-          {"series", series}};
+          {"series", series_json(r)}};
 }
+
+namespace {
 
 void print_latency(const char* name, const Histogram& h) {
   if (h.total() == 0) return;
@@ -196,8 +228,8 @@ void print_flow(const char* name, const FlowTally& flow) {
   if (flow.sent == 0) return;
   std::printf("  %-10s sent %llu, lost %llu (%.4f %%), reordered %llu, duplicated %llu\n", name,
               static_cast<unsigned long long>(flow.sent),
-              static_cast<unsigned long long>(lost(flow)),
-              100.0 * static_cast<double>(lost(flow)) / static_cast<double>(flow.sent),
+              static_cast<unsigned long long>(flow.lost()),
+              100.0 * static_cast<double>(flow.lost()) / static_cast<double>(flow.sent),
               static_cast<unsigned long long>(flow.reordered),
               static_cast<unsigned long long>(flow.duplicates));
   print_latency("", flow.latency);
@@ -232,22 +264,27 @@ void judge_limits(Result& r) {
   uint64_t missing = 0;
   for (const auto& flow : t.flows) {
     sent += flow.sent;
-    missing += lost(flow);
+    missing += flow.lost();
   }
   const bool data = r.options.mode == Mode::kRelay || r.options.mode == Mode::kBinding;
-  if (r.options.rate > 0 && t.scheduled != 0 &&
-      static_cast<double>(sent) < kSentOfSchedule * static_cast<double>(t.scheduled))
+  // Hostile mode with a count ends before its time on purpose.
+  if (t.scheduled != 0 && r.options.count == 0 &&
+      static_cast<double>(sent) < kSentOfSchedule * static_cast<double>(t.scheduled)) {
     say("it sent " + std::to_string(sent) + " of the " + std::to_string(t.scheduled) + " due");
+    r.underloaded = true;
+  }
   if (t.lateness.quantile(0.99) > kLatenessLimitNs)
     say("1 % of its datagrams left more than 1 ms after they were due");
   // A server behind its load either loses datagrams or keeps them waiting in a standing queue.
-  const Histogram& latency = r.options.mode == Mode::kBinding ? t.operation : t.flows[0].latency;
-  const uint64_t median = std::max(latency.quantile(0.5), t.flows[1].latency.quantile(0.5));
-  if (data && r.options.rate <= 0 && sent != 0 && median < kStandingQueueNs &&
+  const uint64_t median =
+      std::max(t.flows[0].latency.quantile(0.5), t.flows[1].latency.quantile(0.5));
+  if (data && t.trial.rate <= 0 && sent != 0 && median < kStandingQueueNs &&
       static_cast<double>(missing) < kUnpacedLoss * static_cast<double>(sent))
     say("unpaced, and the server still took all that it sent at once");
-  if (static_cast<double>(t.receive_drops) > kOwnDrops * static_cast<double>(t.rx_datagrams))
+  if (static_cast<double>(t.receive_drops) > kOwnDrops * static_cast<double>(t.rx_datagrams)) {
     say("its own sockets dropped " + std::to_string(t.receive_drops) + " datagrams");
+    r.underloaded = true;
+  }
 }
 
 void print_summary(const Result& r) {
@@ -263,7 +300,8 @@ void print_summary(const Result& r) {
     print_flow("to peer", t.flows[kToPeerIndex]);
     print_flow("to client", t.flows[kToClientIndex]);
   }
-  print_latency(o.mode == Mode::kChurn ? "whole" : "answer", t.operation);
+  if (o.mode == Mode::kChurn || o.mode == Mode::kBinding)
+    print_latency(o.mode == Mode::kChurn ? "whole" : "answer", t.flows[0].latency);
   if (o.mode == Mode::kHostile && t.request_bytes != 0)
     std::printf("amplified    %llu bytes in, %llu bytes out: %.3f (IP and UDP headers included)\n",
                 static_cast<unsigned long long>(t.request_bytes),
@@ -280,10 +318,9 @@ void print_summary(const Result& r) {
                 reason.c_str());
 }
 
-bool write_json(const Result& result) {
-  const auto& path = result.options.json;
+bool write_json(const std::string& path, const Json& json) {
   if (path.empty()) return true;
-  const auto text = to_json(result).dump(1) + "\n";
+  const auto text = json.dump(1) + "\n";
   if (path == "-") {
     std::cout << text << std::flush;
     return true;
@@ -294,6 +331,13 @@ bool write_json(const Result& result) {
   if (file) return true;
   std::fprintf(stderr, "culvert-load: cannot write %s\n", path.c_str());
   return false;
+}
+
+bool write_json(const Result& result) {
+  if (result.options.json.empty()) return true;
+  Json out = head_json(result.options);
+  out.update(result_json(result));
+  return write_json(result.options.json, out);
 }
 
 }  // namespace culvert::load

@@ -1,78 +1,28 @@
-// What all modes share: the clock of one run, the live counters that the main thread reads each
-// second, and the result that is printed and written as JSON. A worker thread owns its Tally; the
-// main thread merges them after the workers have ended. Live counters are written by one thread
-// each and read by the main one.
+// What all modes share above the workers: the crew of generator threads that goes through trials,
+// the samples taken beside it, and the result that is printed and written as JSON. The main thread
+// owns all of it; a worker's tally is read only between trials.
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include "tools/culvert-load/histogram.h"
 #include "tools/culvert-load/options.h"
 #include "tools/culvert-load/server_cpu.h"
+#include "tools/culvert-load/tally.h"
+#include "tools/culvert-load/worker.h"
 
 namespace culvert::load {
 
-inline constexpr uint64_t kSecond = 1'000'000'000;
-
-// Index of a direction in the arrays below.
-inline constexpr size_t kToPeerIndex = 0;
-inline constexpr size_t kToClientIndex = 1;
-
-struct alignas(64) Live {
-  std::atomic<uint64_t> sent{0};
-  std::atomic<uint64_t> received{0};  // unique datagrams, or completed operations
-};
-
-struct FlowTally {
-  uint64_t sent = 0;  // within the measured window, by the time they were due
-  uint64_t unique = 0;
-  uint64_t duplicates = 0;
-  uint64_t reordered = 0;
-  Histogram latency;
-};
-
-struct Tally {
-  std::array<FlowTally, 2> flows;
-  Histogram lateness;  // of the generator: sent after due
-  uint64_t scheduled = 0;
-  uint64_t corrupt = 0;  // of this run and of a wrong size
-  uint64_t strange = 0;  // not of this run
-  uint64_t errors = 0;
-  std::vector<std::pair<std::string, uint64_t>> error_kinds;
-  uint64_t send_refused = 0;
-  uint64_t receive_drops = 0;
-  uint64_t tx_ns = 0;  // spent in sending and in receiving, to know the generator's own cost
-  uint64_t rx_ns = 0;
-  uint64_t tx_datagrams = 0;
-  uint64_t rx_datagrams = 0;
-  uint64_t idle_ns = 0;
-  uint64_t request_bytes = 0;  // hostile mode, IP and UDP headers included
-  uint64_t response_bytes = 0;
-  uint64_t responses = 0;
-  Histogram operation;  // churn and binding: one whole operation
-
-  void count_error(const std::string& kind);
-  void merge(const Tally& other);
-};
-
-// The times of one run on CLOCK_MONOTONIC. Written once before `go` is released.
-struct RunClock {
-  uint64_t start = 0;
-  uint64_t measure_from = 0;
-  uint64_t measure_to = 0;
-};
-
+// One second of the measured window, as it passed. What was offered in it and became of it stands
+// in the tally's second of the same number; the last one may be shorter.
 struct Second {
-  double at_s = 0;
-  uint64_t sent = 0;
+  double seconds = 0;
   uint64_t received = 0;
-  double server_cpu_s = 0;
+  uint64_t server_cpu_ns = 0;
   uint64_t rss_bytes = 0;
 };
 
@@ -91,25 +41,50 @@ struct Result {
   Tally tally;
   std::vector<Second> series;
   std::vector<std::string> limits;  // why the generator was the limit; empty: it was not
+  bool underloaded = false;         // less was offered than asked for, or lost on this side
 };
 
-// One generator thread. `prepare` sets up what the traffic needs and returns a sentence when it
-// could not; `traffic` runs to clock.measure_to and drains; `finish` gives back what was taken.
-class Worker {
- public:
-  virtual ~Worker() = default;
-  [[nodiscard]] virtual std::string prepare() = 0;
-  virtual void traffic(const RunClock& clock) = 0;
-  virtual void finish() = 0;
+// What one trial offers; rates as in Trial.
+struct Offer {
+  double rate = 0;
+  double rate_to = 0;
+  double warm_up_s = 0;
+  double duration_s = 0;
 
-  Live live;
-  Tally tally;
+  [[nodiscard]] static Offer of(const Options& options);
 };
 
 using MakeWorker = std::function<std::unique_ptr<Worker>(uint32_t thread)>;
 
-// Runs the workers through their stages and samples beside them; false after printing why not.
-[[nodiscard]] bool run_workers(const Options& options, const MakeWorker& make, Result& result);
+// The generator threads: prepared once, then any number of trials, then finished.
+class Crew {
+ public:
+  Crew(const Options& options, const MakeWorker& make);
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+  ~Crew();
+
+  // All workers' set-up; a sentence when one could not.
+  [[nodiscard]] std::string prepare();
+  // One trial. `title` begins the progress line on a terminal.
+  [[nodiscard]] Result run(const Offer& offer, const std::string& title = {});
+
+ private:
+  struct Shared;
+  void work(Worker& worker);
+  void watch(const Trial& trial, const std::string& title, Result& result);
+
+  const Options& options_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::unique_ptr<Shared> shared_;
+  std::optional<ServerCpu> cpu_;
+  CpuSample before_;
+  CpuSample ready_;
+  std::vector<std::thread> threads_;
+};
+
+// One trial of the options' own rate and times; false after printing why not.
+[[nodiscard]] bool run_once(const Options& options, const MakeWorker& make, Result& result);
 
 // Set by SIGINT or SIGTERM: workers stop early, what was measured is still reported.
 [[nodiscard]] bool interrupted();
@@ -117,14 +92,12 @@ void catch_signals();
 
 void judge_limits(Result& result);
 void print_summary(const Result& result);
+// Both write where --json says; false after printing why not.
 [[nodiscard]] bool write_json(const Result& result);
 
-[[nodiscard]] std::unique_ptr<Worker> make_relay_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_churn_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_idle_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_binding_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_hostile_worker(const Options& options, uint32_t thread);
 // Measures against a reflector of this process; its own main loop because of that thread.
 [[nodiscard]] int calibrate(Options options);
+// The zero-loss search: many trials on one crew.
+[[nodiscard]] int search(const Options& options, const MakeWorker& make);
 
 }  // namespace culvert::load

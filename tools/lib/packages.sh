@@ -13,7 +13,7 @@ BUILD_PACKAGES=(
 # What tools/test needs beyond that.
 TEST_PACKAGES=(
   clang llvm clang-tidy clang-format libgtest-dev libbenchmark-dev
-  git python3 iproute2 nftables procps
+  git python3 iproute2 nftables procps valgrind
 )
 
 # Foreign clients and servers that the interoperability tests talk to.

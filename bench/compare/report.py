@@ -139,8 +139,8 @@ def load_figures(looks, cells, x_label):
     ]) + "</div>",
         "Marks are medians of the rounds, bars go from the lowest to the highest. On the dotted "
         "line everything offered arrives. Latency counts from the moment a packet was due; beyond "
-        "a server's limit it is the length of its queues. A server that is given little to do wakes "
-        "up for every packet: CPU per packet falls as the load rises.")
+        "a server's limit it is the length of its queues. A server that is given little to do "
+        "wakes up for every packet: CPU per packet falls as the load rises.")
 
 
 def scaling_figures(looks, cells, x_label):
@@ -249,12 +249,12 @@ def method(outcome):
                     for n, t in outcome["contenders"].items())
     return (
         "<h2>How it was measured</h2><p>Every figure was measured in this run. The servers take "
-        "turns round by round; the first round of each is discarded. A table's cell is the "
-        "median of the rounds, below it the lowest and the highest. <i>Per CPU-second</i> means: "
-        "delivered within the measured window, divided by the CPU time of the whole server process, all its "
-        "threads, network work done in its system calls included. † marks cells in which the "
-        "generator, not the server, was the limit in at least one round: the server may do more. "
-        "Ratios hold for this machine and this run; they do not travel.</p>"
+        "turns round by round; the first round of each is discarded. A table's cell is the median "
+        "of the rounds, below it the lowest and the highest. <i>Per CPU-second</i> means: "
+        "delivered within the measured window, divided by the CPU time of the whole server "
+        "process, all its threads, network work done in its system calls included. † marks cells "
+        "in which the generator, not the server, was the limit in at least one round: the server "
+        "may do more. Ratios hold for this machine and this run; they do not travel.</p>"
         f"<dl>{kinds}</dl>")
 
 

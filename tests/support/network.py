@@ -154,3 +154,47 @@ class AddressBook:
 
     def prefix(self):
         return ["ip", "netns", "exec", self.name]
+
+
+class Wire:
+    """Two namespaces joined by one veth pair with an MTU of 1500: a server alone on one side, its
+    client and peers on the other."""
+
+    SERVER = {4: "10.77.8.1", 6: "fd77:8::1"}
+    CLIENT = {4: "10.77.8.2", 6: "fd77:8::2"}
+    CLIENT_INTERFACE = "wire1"
+
+    def __init__(self, name):
+        if os.geteuid() != 0:
+            raise unittest.SkipTest("network namespaces need root")
+        stem = f"culvert-{os.getpid()}-{name}"
+        self.server, self.client = f"{stem}-server", f"{stem}-client"
+
+    def __enter__(self):
+        try:
+            for name in (self.server, self.client):
+                command("ip", "netns", "add", name)
+                command("ip", "-n", name, "link", "set", "lo", "up")
+            command("ip", "-n", self.server, "link", "add", "wire0", "type", "veth", "peer", "name",
+                    self.CLIENT_INTERFACE, "netns", self.client)
+            for namespace, device, hosts in ((self.server, "wire0", self.SERVER),
+                                             (self.client, self.CLIENT_INTERFACE, self.CLIENT)):
+                command("ip", "-n", namespace, "addr", "add", f"{hosts[4]}/24", "dev", device)
+                command("ip", "-n", namespace, "addr", "add", f"{hosts[6]}/64", "dev", device,
+                        "nodad")
+                command("ip", "-n", namespace, "link", "set", device, "up")
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def remove(self):
+        for name in (self.server, self.client):
+            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL, check=False)
+
+    @staticmethod
+    def exec(namespace):
+        return ["ip", "netns", "exec", namespace]

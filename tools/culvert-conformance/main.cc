@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "tools/culvert-conformance/capture.h"
 #include "tools/culvert-conformance/report.h"
 
 namespace culvert::conformance {
@@ -20,26 +21,19 @@ Examples:
   culvert-conformance '[2001:db8::1]:3478' --user demo --password secret --row T27 --row T31
   culvert-conformance 127.0.0.1:3478 --user demo --password secret --peer 127.0.0.2 --json
 
-The server must allow the peer's address. Peers are played on --peer, which must be an address of
-this machine that the server can reach; the default is the address this machine talks to the server
-from, or 127.0.0.2 when that is loopback.
+The server must allow the peers' addresses. Peers are played on --peer and --peer6, which must be
+addresses of this machine that the server can reach; the default is the address this machine talks
+to the server from, or 127.0.0.2 when that is loopback. Rows about a family that the server relays
+nothing of, or of which there is no peer, read "not offered".
 
 Exit status: 0 no row failed, 1 some did, 2 wrong usage, 3 the server does not answer.)";
 
 struct Options {
-  std::string server, peer, peer6, other_user, other_password;
+  std::string server, server6, peer, peer6, other_user, other_password;
   std::vector<std::string> rows;
   Target target;
   bool json = false, list = false, slow = false;
 };
-
-[[nodiscard]] std::vector<Row> all_rows() {
-  std::vector<Row> out;
-  for (const auto rows :
-       {stun_rows(), credential_rows(), allocation_rows(), data_rows(), header_rows()})
-    out.insert(out.end(), rows.begin(), rows.end());
-  return out;
-}
 
 [[nodiscard]] std::vector<Row> chosen(const Options& o) {
   std::vector<Row> rows = all_rows();
@@ -60,6 +54,7 @@ void list(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
     const char* how = row.kind == Kind::kSlow            ? " (--slow)"
                       : row.kind == Kind::kNotObservable ? " (not observable)"
+                      : row.kind == Kind::kCapture       ? " (--capture)"
                       : row.kind == Kind::kLater         ? " (later)"
                                                          : "";
     std::printf("T%-4d %-17s %s%s\n", row.number, row.section, row.title, how);
@@ -77,19 +72,27 @@ void derive(Options& o) {
   Target& t = o.target;
   t.server = resolve(o.server);
   t.client_ip = source_towards(t.server);
-  if (!o.peer.empty()) {
+  // A relay refuses its own address as a peer, so loopback needs another one; ::1 has none.
+  const bool loopback = t.client_ip.is_v4() ? t.client_ip.v4_host() >> 24 == 127
+                                            : t.client_ip == *IpAddress::parse("::1");
+  if (!o.peer.empty())
     t.peer_ip = address_of(o.peer, "--peer");
-  } else if (t.client_ip.is_v6()) {
-    throw std::invalid_argument("over IPv6, --peer must name an IPv4 address of this machine");
-  } else {
-    // A relay refuses its own address as a peer, so loopback needs another one.
-    const bool loopback = (t.client_ip.v4_host() >> 24) == 127;
-    t.peer_ip = loopback ? *IpAddress::parse("127.0.0.2") : t.client_ip;
-  }
-  if (!t.peer_ip.is_v4()) throw std::invalid_argument("--peer must be an IPv4 address");
-  if (!o.peer6.empty()) t.peer_ip6 = address_of(o.peer6, "--peer6");
+  else if (loopback)
+    t.peer_ip = IpAddress::parse("127.0.0.2");
+  else if (t.client_ip.is_v4())
+    t.peer_ip = t.client_ip;
+  if (!o.peer6.empty())
+    t.peer_ip6 = address_of(o.peer6, "--peer6");
+  else if (!loopback && t.client_ip.is_v6())
+    t.peer_ip6 = t.client_ip;
+  if (t.peer_ip && !t.peer_ip->is_v4())
+    throw std::invalid_argument("--peer must be an IPv4 address");
   if (t.peer_ip6 && !t.peer_ip6->is_v6())
     throw std::invalid_argument("--peer6 must be an IPv6 address");
+  if (!o.server6.empty()) t.server6 = resolve(o.server6);
+  if (t.server6 && !t.server6->ip.is_v6())
+    throw std::invalid_argument("--server6 must be an IPv6 address");
+  if (!t.capture.empty()) static_cast<void>(Capture(t.capture));  // may we?
   if (!o.other_user.empty()) t.other = Account{o.other_user, o.other_password};
 }
 
@@ -103,6 +106,11 @@ void define(CLI::App& app, Options& o) {
   app.add_option("--other-password", o.other_password, "Its password");
   app.add_option("--peer", o.peer, "IPv4 address of this machine on which peers are played");
   app.add_option("--peer6", o.peer6, "IPv6 address of this machine for IPv6 peers");
+  app.add_option("--server6", o.server6,
+                 "The same server over IPv6, [ADDRESS]:PORT, for rows about headers");
+  app.add_option("--capture", o.target.capture,
+                 "Interface on which the server's packets arrive here: judges header and ICMP rows "
+                 "as well; needs root");
   app.add_option("--row", o.rows, "Only this row, such as T12; may be repeated");
   app.add_flag("--json", o.json, "Results as JSON");
   app.add_flag("--slow", o.slow, "Also rows that wait for lifetimes of 5 to 15 minutes");
@@ -114,7 +122,7 @@ void define(CLI::App& app, Options& o) {
   });
 }
 
-int run(const Options& o, const std::vector<Row>& rows) {
+int run(Options& o, const std::vector<Row>& rows) {
   Observations seen;
   {
     Session probe(o.target, seen);
@@ -124,6 +132,7 @@ int run(const Options& o, const std::vector<Row>& rows) {
       return kUnreachable;
     }
   }
+  o.target.relay = find_relay_family(o.target, seen);
   std::vector<Result> results;
   for (const Row& row : rows) {
     results.push_back(run_row(row, o.target, seen, o.slow));

@@ -1,6 +1,8 @@
 #include "tools/culvert-conformance/rows.h"
 
+#include <algorithm>
 #include <exception>
+#include <thread>
 
 namespace culvert::conformance {
 
@@ -42,6 +44,18 @@ void Context::silent(Session& session, Bytes request, const std::string& what) {
   note(what + ": silence");
 }
 
+Clock::time_point Context::now() const {
+  const auto skipped = target.skipped_ns;
+  return Clock::now() + std::chrono::nanoseconds(skipped != nullptr ? skipped->load() : 0);
+}
+
+void Context::wait_until(Clock::time_point when) const {
+  if (target.skipped_ns == nullptr)
+    std::this_thread::sleep_until(when);
+  else
+    *target.skipped_ns += std::max<int64_t>(0, std::chrono::nanoseconds(when - now()).count());
+}
+
 std::optional<Datagram> Peer::receive(const TransportAddress& from, milliseconds wait) {
   const auto deadline = Clock::now() + wait;
   while (auto got = socket.receive(deadline))
@@ -53,8 +67,19 @@ std::string text_of(const std::vector<uint8_t>& bytes) {
   return {bytes.begin(), bytes.end()};
 }
 
+std::vector<Row> all_rows() {
+  std::vector<Row> out;
+  for (const auto rows : {stun_rows(), credential_rows(), allocation_rows(), data_rows(),
+                          header_rows(), capture_rows()})
+    out.insert(out.end(), rows.begin(), rows.end());
+  std::sort(out.begin(), out.end(), [](const Row& a, const Row& b) { return a.number < b.number; });
+  return out;
+}
+
 Result run_row(const Row& row, const Target& target, Observations& seen, bool slow) {
-  if (row.kind == Kind::kNotObservable) return {&row, Verdict::kNotObservable, row.reason, 0};
+  const bool hidden = row.kind == Kind::kCapture && target.capture.empty();
+  if (row.kind == Kind::kNotObservable || hidden)
+    return {&row, Verdict::kNotObservable, row.reason, 0};
   if (row.kind == Kind::kLater) return {&row, Verdict::kNotOffered, row.reason, 0};
   if (row.kind == Kind::kSlow && !slow)
     return {&row, Verdict::kNotRun, "waits for minutes: --slow", 0};

@@ -5,6 +5,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "tools/culvert-conformance/session.h"
 
@@ -17,6 +18,7 @@ enum class Kind : uint8_t {
   kTest,
   kSlow,           // waits for lifetimes of 300 s and more: only with --slow
   kNotObservable,  // `reason` says why
+  kCapture,        // not observable, as `reason` says, but with --capture
   kLater,          // concerns a transport that this suite does not speak yet
 };
 
@@ -30,6 +32,10 @@ struct Context {
   void require(bool held, const std::string& what);  // notes what held, fails with what did not
   void expect(const Answer& answer, int code, const std::string& what);  // 0: success
   void silent(Session& session, Bytes request, const std::string& what);
+
+  // The clock of lifetimes and its waits of minutes; see Target::skipped_ns.
+  [[nodiscard]] Clock::time_point now() const;
+  void wait_until(Clock::time_point when) const;
 };
 
 struct Row {
@@ -46,6 +52,9 @@ struct Row {
 [[nodiscard]] std::span<const Row> allocation_rows();  // T39 to T64
 [[nodiscard]] std::span<const Row> data_rows();        // T65 to T88
 [[nodiscard]] std::span<const Row> header_rows();      // T89 to T100, T118 to T120
+[[nodiscard]] std::span<const Row> capture_rows();     // those of T78 to T97 that need a capture
+// All of them, by number.
+[[nodiscard]] std::vector<Row> all_rows();
 
 struct Result {
   const Row* row;

@@ -106,13 +106,13 @@ void t4(Context& c) {
 
 void t5(Context& c) {
   Session s(c.target, c.seen);
-  Peer peer(c.target.peer_ip);
+  Peer peer(c.target.peer());
   s.must_allocate();
   s.must(s.permit({peer.address()}), "CreatePermission");
   s.send_indication(peer.address(), bytes_of("discard me"),
                     [](auto& m) { m.add_u32(kUnknownRequired, 0); });
   s.send_indication(peer.address(), bytes_of("keep me"));
-  const auto first = peer.receive(s.relayed(Family::kIpv4), kArrival);
+  const auto first = peer.receive(s.relayed_here(), kArrival);
   if (!first) throw Failed{"a plain Send indication did not arrive"};
   c.require(text_of(first->payload) == "keep me",
             "Send with an unknown attribute is dropped, the one after it arrives");
@@ -129,14 +129,14 @@ void t6(Context& c) {
 
 void t7(Context& c) {
   Session s(c.target, c.seen);
-  Peer first(c.target.peer_ip), second(c.target.peer_ip);
+  Peer first(c.target.peer()), second(c.target.peer());
   s.must_allocate();
   s.must(s.permit({first.address()}), "CreatePermission");
   s.send_indication(first.address(), bytes_of("to the first"),
                     [&](auto& m) { m.add_xor_address(Attr::kXorPeerAddress, second.address()); });
-  c.require(first.receive(s.relayed(Family::kIpv4), kArrival).has_value(),
+  c.require(first.receive(s.relayed_here(), kArrival).has_value(),
             "Send with two XOR-PEER-ADDRESS goes to the first");
-  c.require(!second.receive(s.relayed(Family::kIpv4), kAbsence), "and not to the second");
+  c.require(!second.receive(s.relayed_here(), kAbsence), "and not to the second");
   const auto answer =
       s.refresh([](auto& m) { m.add_u32(Attr::kLifetime, 700).add_u32(Attr::kLifetime, 0); });
   c.expect(answer, 0, "Refresh with LIFETIME 700 and 0");
@@ -150,7 +150,7 @@ void t8(Context& c) {
   c.expect(s.must_answer(m.bytes()), 0, "padding of 0xff in a request");
   s.challenge();
   auto request = s.begin(Method::kAllocate);
-  request.add_u8(Attr::kRequestedTransport, 17).add(Attr::kSoftware, "x", 0xa5);
+  s.fill_allocate(request, [](auto& b) { b.add(Attr::kSoftware, "x", 0xa5); });
   s.sign(request);
   const auto answer = s.must_answer(request.bytes());
   if (answer.code() == 0) s.set_allocated(true);
@@ -191,7 +191,7 @@ void t10(Context& c) {
 
 void t11(Context& c) {
   Session s(c.target, c.seen);
-  Peer peer(c.target.peer_ip);
+  Peer peer(c.target.peer());
   s.must_allocate();
   const auto twice = [&](Method method, const Fill& fill, const std::string& what) {
     auto m = s.begin(method);

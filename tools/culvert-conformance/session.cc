@@ -10,6 +10,7 @@ namespace culvert::conformance {
 namespace {
 
 constexpr uint8_t kUdp = 17;
+constexpr uint8_t kIpv6Code = stun_client::family_code(Family::kIpv6);
 
 TransactionId id_of(Bytes message) {
   TransactionId id{};
@@ -19,6 +20,36 @@ TransactionId id_of(Bytes message) {
 }
 
 }  // namespace
+
+IpAddress Target::peer(Family family) const {
+  const auto& ip = family == Family::kIpv6 ? peer_ip6 : peer_ip;
+  if (!ip)
+    throw NotOffered{family == Family::kIpv6 ? "no IPv6 peer was given (--peer6)"
+                                             : "no IPv4 peer was given (--peer)"};
+  return *ip;
+}
+
+Target Target::over(Family family) const {
+  if (server.ip.family == family) return *this;
+  if (family == Family::kIpv4) throw NotOffered{"the row needs a client over IPv4"};
+  if (!server6) throw NotOffered{"the row needs the server over IPv6 (--server6)"};
+  Target out = *this;
+  out.server = *server6;
+  out.client_ip = source_towards(*server6);
+  return out;
+}
+
+Family find_relay_family(const Target& target, Observations& seen) {
+  try {
+    Session s(target, seen);
+    if (s.allocate().code() != 440) return Family::kIpv4;
+    const auto six =
+        s.allocate([](auto& m) { m.add_u8(Attr::kRequestedAddressFamily, kIpv6Code); });
+    return six.code() == 0 ? Family::kIpv6 : Family::kIpv4;
+  } catch (const Failed&) {  // then the rows will say what is wrong
+    return Family::kIpv4;
+  }
+}
 
 std::string hex(Bytes bytes, size_t limit) {
   static constexpr char kDigits[] = "0123456789abcdef";
@@ -108,13 +139,19 @@ std::optional<Answer> Session::await(const TransactionId& id, Clock::time_point 
       observe(*view);
       return Answer(std::move(got->payload), *view);
     }
-    pending_.push_back(std::move(got->payload));
+    if (!view || !late(*view)) pending_.push_back(std::move(got->payload));
   }
   return std::nullopt;
 }
 
+bool Session::late(const MessageView& message) const {
+  return (message.cls() == Class::kSuccess || message.cls() == Class::kError) &&
+         asked_.contains(message.transaction_id());
+}
+
 std::optional<Answer> Session::ask(Bytes request) {
   auto wait = target_.retransmit;
+  asked_.insert(id_of(request));
   for (unsigned i = 0; i < target_.tries; ++i) {
     send(request);
     if (auto answer = await(id_of(request), Clock::now() + wait)) return answer;
@@ -152,8 +189,11 @@ std::optional<std::vector<uint8_t>> Session::next(milliseconds patience) {
     return out;
   }
   const auto deadline = Clock::now() + patience;
-  while (auto got = socket_.receive(deadline))
-    if (got->from == target_.server) return std::move(got->payload);
+  while (auto got = socket_.receive(deadline)) {
+    const auto view = MessageView::parse(got->payload);
+    const bool stale = view && late(*view);
+    if (got->from == target_.server && !stale) return std::move(got->payload);
+  }
   return std::nullopt;
 }
 
@@ -230,12 +270,7 @@ Answer Session::call(Method method, const Fill& fill, const Signing& how) {
 
 Answer Session::allocate(const Fill& options, const Signing& how) {
   auto answer = call(
-      Method::kAllocate,
-      [&](MessageBuilder& m) {
-        m.add_u8(Attr::kRequestedTransport, kUdp);
-        if (options) options(m);
-      },
-      how);
+      Method::kAllocate, [&](MessageBuilder& m) { fill_allocate(m, options); }, how);
   if (answer.code() == 0) {
     allocated_ = true;
     relayed_ = answer->xor_addresses(Attr::kXorRelayedAddress);
@@ -243,8 +278,20 @@ Answer Session::allocate(const Fill& options, const Signing& how) {
   return answer;
 }
 
+void Session::fill_allocate(MessageBuilder& message, const Fill& options) const {
+  message.add_u8(Attr::kRequestedTransport, kUdp);
+  if (options) options(message);
+  if (target_.relay != Family::kIpv6) return;
+  const auto so_far = MessageView::parse(message.bytes());
+  const auto names_one = [&](Attr type) { return so_far && so_far->has(type); };
+  if (!names_one(Attr::kRequestedAddressFamily) && !names_one(Attr::kAdditionalAddressFamily) &&
+      !names_one(Attr::kReservationToken))
+    message.add_u8(Attr::kRequestedAddressFamily, target_.relay_code());
+}
+
 void Session::must_allocate(const Fill& options) {
   const auto answer = allocate(options);
+  if (answer.code() == 440) throw NotOffered{"no relayed addresses of the row's family: 440"};
   must(answer, "Allocate");
   if (relayed_.empty()) throw Failed{"an Allocate success without XOR-RELAYED-ADDRESS"};
 }

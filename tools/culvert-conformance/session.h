@@ -4,8 +4,10 @@
 // ERROR-CODE, the source address) is collected in Observations, on which rows of their own look.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,16 +39,33 @@ struct Account {
 
 struct Target {
   TransportAddress server;
+  std::optional<TransportAddress> server6;  // the same server over IPv6, where `server` is not
   Account account;
   std::optional<Account> other;  // a second account of the same realm
   std::string realm;             // empty: the one the server names
   IpAddress client_ip;
-  IpAddress peer_ip;  // IPv4 peers are played here
-  std::optional<IpAddress> peer_ip6;
+  std::optional<IpAddress> peer_ip, peer_ip6;  // peers of each family are played here
+  // Of the relayed address that an Allocate asks for unless the row says otherwise: IPv6 only where
+  // the server has no IPv4 ones.
+  Family relay = Family::kIpv4;
   milliseconds retransmit{500};  // RFC 8489 section 6.2.1's first RTO
   unsigned tries = 4;
   // Silence is judged this long after a later request has been answered.
   milliseconds quiet{200};
+  std::string capture;  // the interface that shows headers and ICMP errors; empty: none
+  // For tests: waits of minutes are skipped by adding to it, and their server's clock adds it too.
+  std::atomic<int64_t>* skipped_ns = nullptr;
+
+  // Where a peer of that family is played; ends the row as not offered where there is no place.
+  [[nodiscard]] IpAddress peer(Family family) const;
+  [[nodiscard]] IpAddress peer() const { return peer(relay); }
+  // The same server asked over the family given; not offered where its address is not known.
+  [[nodiscard]] Target over(Family family) const;
+  // IPv4's and IPv6's values of REQUESTED-ADDRESS-FAMILY, and the family that `relay` is not.
+  [[nodiscard]] uint8_t relay_code() const { return stun_client::family_code(relay); }
+  [[nodiscard]] Family other_family() const {
+    return relay == Family::kIpv4 ? Family::kIpv6 : Family::kIpv4;
+  }
 };
 
 // What answers had in common, for the rows that concern all of them.
@@ -133,7 +152,9 @@ class Session {
   // Signed request; renews the nonce once on 438.
   [[nodiscard]] Answer call(Method method, const Fill& fill, const Signing& how = {});
   [[nodiscard]] Answer allocate(const Fill& options = {}, const Signing& how = {});
-  // Allocates or fails the row; fill "not offered" where the server has no IPv6.
+  // REQUESTED-TRANSPORT and, where the server has no IPv4 and no option names a family, IPv6.
+  void fill_allocate(MessageBuilder& message, const Fill& options = {}) const;
+  // Allocates or fails the row; a family that the server has no addresses of is not offered.
   void must_allocate(const Fill& options = {});
   [[nodiscard]] Answer refresh(const Fill& options = {});
   [[nodiscard]] Answer permit(const std::vector<TransportAddress>& peers);
@@ -145,6 +166,7 @@ class Session {
 
   [[nodiscard]] const std::vector<TransportAddress>& relayed() const { return relayed_; }
   [[nodiscard]] TransportAddress relayed(Family family) const;
+  [[nodiscard]] TransportAddress relayed_here() const { return relayed(target_.relay); }
   void set_allocated(bool yes) { allocated_ = yes; }
   [[nodiscard]] const Target& target() const { return target_; }
   [[nodiscard]] stun_client::Key key(PasswordAlgorithm algorithm, const Signing& how = {}) const;
@@ -152,6 +174,8 @@ class Session {
  private:
   [[nodiscard]] std::optional<Answer> await(const TransactionId& id, Clock::time_point deadline);
   void observe(const MessageView& answer);
+  // A second answer to a request that was retransmitted.
+  [[nodiscard]] bool late(const MessageView& message) const;
 
   const Target& target_;
   Observations& seen_;
@@ -161,7 +185,11 @@ class Session {
   std::vector<TransportAddress> relayed_;
   bool allocated_ = false;
   std::vector<std::vector<uint8_t>> pending_;
+  std::set<TransactionId> asked_;  // requests that have been sent by ask()
 };
+
+// IPv6 where the server refuses an Allocate without a family, and one for IPv4, with 440.
+[[nodiscard]] Family find_relay_family(const Target& target, Observations& seen);
 
 [[nodiscard]] std::string hex(Bytes bytes, size_t limit = 24);
 [[nodiscard]] Bytes bytes_of(std::string_view text);

@@ -15,6 +15,7 @@
 // <linux/in6.h> has these, but does not live together with <netinet/in.h>.
 #ifndef IPV6_FLOWINFO
 #define IPV6_FLOWINFO 11
+#define IPV6_FLOWINFO_SEND 33
 #endif
 
 namespace culvert::conformance {
@@ -127,9 +128,29 @@ void UdpSocket::set_no_operation_options() {
     fail("IP_OPTIONS");
 }
 
+void UdpSocket::set_dont_fragment(bool on) {
+  if (address_.ip.is_v4())
+    set(fd_, IPPROTO_IP, IP_MTU_DISCOVER, on ? IP_PMTUDISC_DO : IP_PMTUDISC_DONT,
+        "IP_MTU_DISCOVER");
+  else
+    set(fd_, IPPROTO_IPV6, IPV6_MTU_DISCOVER, on ? IPV6_PMTUDISC_DO : IPV6_PMTUDISC_DONT,
+        "IPV6_MTU_DISCOVER");
+}
+
+void UdpSocket::set_fragment_size(int size) {
+  set(fd_, IPPROTO_IPV6, IPV6_MTU, size, "IPV6_MTU");
+}
+
+void UdpSocket::set_flow_label(uint32_t label) {
+  set(fd_, IPPROTO_IPV6, IPV6_FLOWINFO_SEND, 1, "IPV6_FLOWINFO_SEND");
+  flow_label_ = label;
+}
+
 void UdpSocket::send(const TransportAddress& to, Bytes payload) {
   sockaddr_storage native;
   const socklen_t size = to_native(to, native);
+  if (flow_label_ != 0)
+    reinterpret_cast<sockaddr_in6*>(&native)->sin6_flowinfo = htonl(flow_label_);
   for (int tries = 0; tries < 3; ++tries) {
     if (sendto(fd_, payload.data(), payload.size(), 0, reinterpret_cast<sockaddr*>(&native),
                size) >= 0)

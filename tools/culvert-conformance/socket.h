@@ -42,9 +42,14 @@ class UdpSocket {
   UdpSocket& operator=(UdpSocket&&) = delete;
 
   [[nodiscard]] const TransportAddress& address() const { return address_; }
+  [[nodiscard]] int fd() const { return fd_; }
   void set_tos(int tos);
   void set_ttl(int ttl);
   void set_no_operation_options();  // IPv4: four bytes of NOP
+  void set_dont_fragment(bool on);  // IPv4: the DF bit; IPv6: no fragmentation here
+  // IPv6: fragments of at most `size` bytes; 0: as large as the path takes.
+  void set_fragment_size(int size);
+  void set_flow_label(uint32_t label);  // IPv6, of what is sent from now on
   void send(const TransportAddress& to, Bytes payload);
   // nullopt: nothing came until `deadline`. ICMP errors are not errors of the test.
   [[nodiscard]] std::optional<Datagram> receive(Clock::time_point deadline);
@@ -52,6 +57,7 @@ class UdpSocket {
  private:
   int fd_ = -1;
   TransportAddress address_;
+  uint32_t flow_label_ = 0;
 };
 
 // The local address that the kernel would send from to `to`.

@@ -1,0 +1,16 @@
+# fish completion for culvert-conformance
+complete -c culvert-conformance -f
+complete -c culvert-conformance -l user -x -d 'name of an account'
+complete -c culvert-conformance -l password -x -d 'its password'
+complete -c culvert-conformance -l realm -x -d 'realm'
+complete -c culvert-conformance -l other-user -x -d 'a second account'
+complete -c culvert-conformance -l other-password -x -d 'its password'
+complete -c culvert-conformance -l peer -x -d 'IPv4 address for peers'
+complete -c culvert-conformance -l peer6 -x -d 'IPv6 address for peers'
+complete -c culvert-conformance -l server6 -x -d 'the same server over IPv6'
+complete -c culvert-conformance -l capture -xa '(ls /sys/class/net)' -d 'interface for header and ICMP rows'
+complete -c culvert-conformance -l row -xa '(culvert-conformance --list 2>/dev/null | cut -d " " -f 1)' -d 'only this row'
+complete -c culvert-conformance -l json -d 'results as JSON'
+complete -c culvert-conformance -l slow -d 'also rows that wait for lifetimes'
+complete -c culvert-conformance -l list -d 'print the rows'
+complete -c culvert-conformance -s h -l help -d 'help'

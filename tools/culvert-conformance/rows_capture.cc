@@ -224,13 +224,15 @@ void t97(Context& c) {
   Path p(c, Family::kIpv4, Family::kIpv4);
   judge_ttl_and_tos(c, "client to peer", p.s.socket(), [&](Bytes b) { return p.to_peer(b); });
   judge_ttl_and_tos(c, "peer to client", p.peer.socket, [&](Bytes b) { return p.to_client(b); });
-  if (!c.target.peer_ip6 || (!c.target.server6 && !c.target.server.ip.is_v6()))
-    return c.note("IPv6 was not given");
-  Path six(c, Family::kIpv6, Family::kIpv6);
-  judge_ttl_and_tos(c, "IPv6 client to peer", six.s.socket(),
-                    [&](Bytes b) { return six.to_peer(b); });
-  judge_ttl_and_tos(c, "IPv6 peer to client", six.peer.socket,
-                    [&](Bytes b) { return six.to_client(b); });
+  try {
+    Path six(c, Family::kIpv6, Family::kIpv6);
+    judge_ttl_and_tos(c, "IPv6 client to peer", six.s.socket(),
+                      [&](Bytes b) { return six.to_peer(b); });
+    judge_ttl_and_tos(c, "IPv6 peer to client", six.peer.socket,
+                      [&](Bytes b) { return six.to_client(b); });
+  } catch (const NotOffered& missing) {
+    c.note("not over IPv6: " + missing.why);
+  }
 }
 
 // An address near the peer's that is nobody's in this test: a router's that sends the error.

@@ -165,6 +165,7 @@ class Session {
   void send_channel(uint16_t channel, Bytes data);
 
   [[nodiscard]] const std::vector<TransportAddress>& relayed() const { return relayed_; }
+  // Not offered where the server gave none of that family.
   [[nodiscard]] TransportAddress relayed(Family family) const;
   [[nodiscard]] TransportAddress relayed_here() const { return relayed(target_.relay); }
   void set_allocated(bool yes) { allocated_ = yes; }
@@ -188,7 +189,7 @@ class Session {
   std::set<TransactionId> asked_;  // requests that have been sent by ask()
 };
 
-// IPv6 where the server refuses an Allocate without a family, and one for IPv4, with 440.
+// What the server gives to an Allocate without a family; where that is refused with 440, IPv6.
 [[nodiscard]] Family find_relay_family(const Target& target, Observations& seen);
 
 [[nodiscard]] std::string hex(Bytes bytes, size_t limit = 24);

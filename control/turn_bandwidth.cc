@@ -65,6 +65,32 @@ bool TurnServer::Impl::join_bandwidth(uint32_t index) {
                       rate == 0 ? 0 : std::max<uint64_t>(1, rate / busy));
 }
 
+// After a reload: allocations made while their account had no limit.
+void TurnServer::Impl::want_joins() {
+  for (AllocationRecord& record : records_) {
+    if (!record.in_use || record.policed || record.join_wanted || record.user == kNoUser) continue;
+    if (realms_[users_.account_of(record.user).realm].user_bandwidth == 0) continue;
+    record.join_wanted = true;
+    ++joins_wanted_;
+  }
+  retry_joins();
+}
+
+// As many as the command rings take now.
+void TurnServer::Impl::retry_joins() {
+  for (uint32_t i = 0; i < records_.size() && joins_wanted_ != 0; ++i) {
+    AllocationRecord& record = records_[i];
+    if (!record.in_use || !record.join_wanted) continue;
+    if (!record.policed && !join_bandwidth(i)) return;
+    JoinPolicer command;
+    command.handle = handle_of(i);
+    command.policer = users_.account_of(record.user).policer;
+    if (!engine_.send(core_of(i), command)) return;
+    record.join_wanted = false;
+    --joins_wanted_;
+  }
+}
+
 void TurnServer::Impl::leave_bandwidth(uint32_t index) {
   AllocationRecord& record = records_[index];
   if (!record.policed) return;

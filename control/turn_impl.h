@@ -46,6 +46,7 @@ struct AllocationRecord {
   bool from_reservation : 1 = false;
   bool close_wanted : 1 = false;  // by an operator, the command ring was full
   bool policed : 1 = false;       // counted in its account's bandwidth shares
+  bool join_wanted : 1 = false;   // its account got a bandwidth limit while it lived
 
   [[nodiscard]] uint8_t legs() const {
     return static_cast<uint8_t>((ipv4.present() ? kLegIpv4 : 0) | (ipv6.present() ? kLegIpv6 : 0));
@@ -76,6 +77,8 @@ struct Reply {
   const uint8_t* transaction = nullptr;
   bool fingerprint = false;
   bool authenticated = false;
+  // Length of a request whose source address no nonce of ours has proven; 0: proven.
+  size_t unproven_bytes = 0;
   ResponseIntegrity integrity;
 };
 
@@ -163,6 +166,8 @@ class TurnServer::Impl {
 
   // ---- turn_bandwidth.cc: users' policers
   bool join_bandwidth(uint32_t record);
+  void want_joins();
+  void retry_joins();
   void leave_bandwidth(uint32_t record);
   void rebalance();
   // What one policer's rate is shared by: an account's, or (policer 0) the whole relay's.
@@ -254,6 +259,7 @@ class TurnServer::Impl {
   std::deque<Due> reservation_expiry_;
   std::deque<Deferred> deferred_;
   uint32_t closes_wanted_ = 0;
+  uint32_t joins_wanted_ = 0;
 
   std::unordered_map<uint32_t, Question> questions_;
   std::deque<Due> question_expiry_;

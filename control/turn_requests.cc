@@ -93,7 +93,6 @@ void TurnServer::Impl::send_error(const Reply& reply, uint16_t code,
 // RFC 8489 section 9.2.4: 401 and 438 carry REALM, a fresh NONCE and PASSWORD-ALGORITHMS; 400
 // carries nothing; none of them has integrity.
 void TurnServer::Impl::send_auth_error(const Reply& reply, uint16_t realm, uint16_t code) {
-  count_error(code);
   stun::Builder builder = begin(reply, stun::Class::kError);
   builder.add_error(code);
   if (code != 400) {
@@ -104,6 +103,15 @@ void TurnServer::Impl::send_auth_error(const Reply& reply, uint16_t realm, uint1
     builder.add_encoded(state.algorithms_attribute);
   }
   finish(builder, reply);
+  if (reply.unproven_bytes != 0) {
+    const size_t headers = reply.client.client.ip.is_v4() ? kIpv4UdpHeaders : kIpv6UdpHeaders;
+    if ((builder.bytes().size() + headers) * 10 >
+        (reply.unproven_bytes + headers) * kMaxReplyRatioTenths) {
+      ++stats_.requests_silenced;
+      return;
+    }
+  }
+  count_error(code);
   SendReply command;
   command.client = reply.client;
   if (!builder.ok() || !engine_.send(reply.core, command, builder.bytes())) ring_full();
@@ -133,6 +141,7 @@ void TurnServer::Impl::on_request(CoreId core, const Request& event,
   const NonceCheck nonce =
       check_nonce(nonce_keys_, realm, event.client.client, message.value(AttributeSlot::kNonce),
                   config_.limits.nonce_lifetime_seconds);
+  if (nonce.state == NonceState::kForeign) reply.unproven_bytes = payload.size();
   const UserId live_user = record == kNoRecord ? kNoUser : records_[record].user;
   // The address is proven by a nonce of ours; who has an allocation here is heard in any case.
   const bool stranger = record == kNoRecord && nonce.state != NonceState::kForeign;
@@ -251,7 +260,10 @@ void TurnServer::Impl::refresh(const Call& call) {
   command.lifetime_ms = lifetime * 1000;
   command.legs = legs;
   if (!engine_.send(core_of(call.record), command, builder.bytes())) return ring_full();
-  record.expires_ms = now_.ms + command.lifetime_ms;
+  // What it has until its last family ends.
+  const uint64_t expires_ms = now_.ms + command.lifetime_ms;
+  record.expires_ms =
+      legs == record.live_legs() ? expires_ms : std::max(record.expires_ms, expires_ms);
   ++stats_.refreshes;
 }
 

@@ -140,6 +140,7 @@ std::optional<std::string> TurnServer::Impl::reload(const Config& config, Contro
   // A nonce stands for what was offered with it (bid-down protection): new offers, new nonces.
   if (offers_changed) rotate_nonce_keys(true);
   publish();
+  want_joins();
   next_rebalance_ms_ = now.ms;
   return std::nullopt;
 }
@@ -204,6 +205,7 @@ void TurnServer::Impl::free_record(uint32_t index) {
   by_client_.erase(client_hash(record.client), index,
                    [&](uint32_t i) { return client_hash(records_[i].client); });
   if (record.close_wanted) --closes_wanted_;
+  if (record.join_wanted) --joins_wanted_;
   if (record.user != kNoUser) {
     --users_.account_of(record.user).held;
     users_.drop_reference(record.user);
@@ -379,13 +381,15 @@ uint64_t TurnServer::Impl::next_due_ms() const {
   if (!reservation_expiry_.empty()) due = std::min(due, reservation_expiry_.front().at_ms);
   if (!question_expiry_.empty()) due = std::min(due, question_expiry_.front().at_ms);
   if (!limited_.empty() || shares_whole()) due = std::min(due, next_rebalance_ms_);
-  if (!deferred_.empty() || closes_wanted_ != 0) due = std::min(due, now_.ms + 1);
+  if (!deferred_.empty() || closes_wanted_ != 0 || joins_wanted_ != 0)
+    due = std::min(due, now_.ms + 1);
   return due;
 }
 
 void TurnServer::Impl::run_due() {
   if (!deferred_.empty()) send_deferred();
   if (closes_wanted_ != 0) retry_closes();
+  if (joins_wanted_ != 0) retry_joins();
   expire_reservations();
   expire_questions();
   if (now_.ms >= next_rebalance_ms_) {

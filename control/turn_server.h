@@ -107,7 +107,9 @@ struct TurnStats {
   uint64_t redirects = 0;
   uint64_t port_retries = 0;       // a drawn port was taken by another process
   uint64_t command_ring_full = 0;  // requests dropped for that reason
-  uint64_t requests_silenced = 0;  // dropped: their source had failed too often (auth_failures.h)
+  // Dropped: their source had failed too often (auth_failures.h), or the error would have been more
+  // than kMaxReplyRatioTenths of what an address that nothing proves had sent.
+  uint64_t requests_silenced = 0;
   uint64_t snapshots_published = 0;
   std::array<uint64_t, kTurnErrorCodes.size()> errors{};  // by index in kTurnErrorCodes
   std::array<uint64_t, static_cast<size_t>(EndReason::kCount)> ended{};

@@ -51,5 +51,8 @@ inline constexpr size_t kMaxLocalAddresses = 256;
 
 // An answer to an unauthenticated request is at most 2.5 times it, IP and UDP headers included.
 inline constexpr uint32_t kMaxReplyRatioTenths = 25;
+// Bytes of IP and UDP header on both, which that ratio counts.
+inline constexpr uint32_t kIpv4UdpHeaders = 20 + 8;
+inline constexpr uint32_t kIpv6UdpHeaders = 40 + 8;
 
 }  // namespace culvert

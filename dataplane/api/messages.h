@@ -65,6 +65,7 @@ enum class CommandType : uint16_t {
   kInstallRedirect,
   kRemoveRedirect,
   kSetPolicer,
+  kJoinPolicer,
   kQueryAllocation,
   kExplain,
 };
@@ -166,6 +167,13 @@ struct SetPolicer : CommandHead {
   uint32_t reserved = 0;
   uint64_t rate_bytes_per_second = 0;
   uint64_t burst_bytes = 0;
+};
+
+// An allocation that is there counts in this policer from now on, with all of its channels.
+struct JoinPolicer : CommandHead {
+  static constexpr auto kType = CommandType::kJoinPolicer;
+  AllocationHandle handle;
+  uint32_t policer = 0;
 };
 
 struct QueryAllocation : CommandHead {
@@ -275,7 +283,7 @@ concept RingMessage = std::is_trivially_copyable_v<T> && sizeof(T) <= kFixedByte
 static_assert(RingMessage<InstallAllocation> && RingMessage<RefreshAllocation> &&
               RingMessage<RemoveAllocation> && RingMessage<CreatePermission> &&
               RingMessage<BindChannel> && RingMessage<SendReply> && RingMessage<ClosePort> &&
-              RingMessage<InstallRedirect> && RingMessage<SetPolicer> &&
+              RingMessage<InstallRedirect> && RingMessage<SetPolicer> && RingMessage<JoinPolicer> &&
               RingMessage<QueryAllocation> && RingMessage<Explain>);
 static_assert(RingMessage<Request> && RingMessage<CommandFailed> && RingMessage<AllocationEnded> &&
               RingMessage<AllocationReport> && RingMessage<ExplainReport>);

@@ -160,6 +160,11 @@ class Worker {
         return core_.flows.remove_redirect(view.as<RemoveRedirect>().client);
       case CommandType::kSetPolicer:
         return on(view.as<SetPolicer>(), now);
+      case CommandType::kJoinPolicer: {
+        const auto command = view.as<JoinPolicer>();
+        if (Allocation* a = live(command.handle, now)) core_.flows.set_policer(*a, command.policer);
+        return;
+      }
       case CommandType::kQueryAllocation:
         return on(view.as<QueryAllocation>(), now);
       case CommandType::kExplain: {

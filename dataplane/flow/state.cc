@@ -125,6 +125,18 @@ void FlowState::refresh(Allocation& a, uint8_t legs, Ticks deadline) {
   wheel.arm_earlier(index, deadline);
 }
 
+void FlowState::set_policer(Allocation& a, uint32_t policer) {
+  if (policer >= policers.size()) return;
+  a.policer = policer;
+  for (uint32_t slot = a.permissions; slot != kNoSlot; slot = next_of(permission_table[slot])) {
+    const Permission& p = permission_table[slot];
+    if (is_wide(a, p))
+      set_policer_of_channels<WideFlow>(p, policer);
+    else
+      set_policer_of_channels<NarrowFlow>(p, policer);
+  }
+}
+
 uint8_t FlowState::remove_legs(uint32_t index, uint8_t legs) {
   Allocation& a = allocations[index];
   uint8_t ended = 0;
@@ -195,8 +207,21 @@ ApplyError FlowState::permit(uint32_t index, std::span<const PermissionPeer> pee
       return ApplyError::kFamilyMismatch;
     if (find_permission(index, peer.ip) == kNoSlot) ++fresh;
   }
-  if (!permission_table.has_room(fresh)) return ApplyError::kTableFull;
-  if (a.permission_count + fresh > kMaxPermissionsPerAllocation) return ApplyError::kTableFull;
+  const auto fits = [&] {
+    return permission_table.has_room(fresh) &&
+           a.permission_count + fresh <= kMaxPermissionsPerAllocation;
+  };
+  if (!fits()) {
+    // A peer named twice is one permission. Rarely needed, so only then looked for.
+    for (size_t i = 1; i < peers.size(); ++i) {
+      const auto same = [&](const PermissionPeer& p) { return p.ip == peers[i].ip; };
+      const auto before = peers.first(i);
+      if (std::any_of(before.begin(), before.end(), same) &&
+          find_permission(index, peers[i].ip) == kNoSlot)
+        --fresh;
+    }
+    if (!fits()) return ApplyError::kTableFull;
+  }
 
   for (const PermissionPeer& peer : peers) {
     uint32_t slot = find_permission(index, peer.ip);
@@ -237,6 +262,13 @@ void FlowState::update_channels(Allocation& a, Permission& p) {
     fold(a, from_client, from_peer);
     from_client.deadline = from_peer.deadline = ticks_earlier(bound, from_peer.link);
   }
+}
+
+template <class Flow>
+void FlowState::set_policer_of_channels(const Permission& p, uint32_t policer) {
+  SwissTable<Flow>& flows = table<Flow>();
+  for (uint32_t slot = p.channels; slot != kNoSlot; slot = flows[slot].link)
+    flows[slot].policer = flows[flows[slot].twin].policer = policer;
 }
 
 void FlowState::erase_permission(uint32_t index, uint32_t slot) {

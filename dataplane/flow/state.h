@@ -58,6 +58,8 @@ class FlowState {
   [[nodiscard]] bool install(const InstallAllocation& command, const Egress (&egress)[2],
                              Egress client_egress, Ticks now);
   void refresh(Allocation& allocation, uint8_t legs, Ticks deadline);
+  // The allocation's data counts in this policer from now on.
+  void set_policer(Allocation& allocation, uint32_t policer);
   // Takes the named legs down with their permissions and channels. Returns the legs that ended.
   uint8_t remove_legs(uint32_t index, uint8_t legs);
   // After the last leg: forgets the 5-tuple; the index may be reused.
@@ -107,7 +109,8 @@ class FlowState {
     if (policer != 0 && !policer_bytes.empty()) policer_bytes[policer].add(bytes);
     if (!policers[policer].admit(bytes, now)) return false;
     // The user's bucket first: what it refuses must not use up everyone's.
-    if (whole.rate_bytes_per_second == 0) [[likely]] return true;
+    if (whole.rate_bytes_per_second == 0) [[likely]]
+      return true;
     if (!policer_bytes.empty()) policer_bytes[0].add(bytes);
     return whole.admit(bytes, now);
   }
@@ -146,6 +149,8 @@ class FlowState {
                                    Ticks now);
   template <class Flow>
   void update_channels(Allocation& a, Permission& p);
+  template <class Flow>
+  void set_policer_of_channels(const Permission& p, uint32_t policer);
   template <class Flow>
   void drop_dead_channels(Allocation& a, Permission& p, Ticks now, Ticks& earliest);
   template <class Flow>

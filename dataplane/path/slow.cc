@@ -21,7 +21,7 @@ constexpr uint32_t kChallengeCost = 100;
 constexpr uint32_t kEventRingSpareShare = 8;
 
 [[nodiscard]] uint32_t headers_of(const IpAddress& ip) {
-  return ip.is_v4() ? 20 + 8 : 40 + 8;
+  return ip.is_v4() ? kIpv4UdpHeaders : kIpv6UdpHeaders;
 }
 
 [[nodiscard]] std::span<uint8_t> reply_buffer(PathContext& path) {

@@ -527,6 +527,31 @@ TEST_F(AuthTest, AHostThatKeepsFailingIsNoLongerListenedToAndHarmsNobodyElse) {
   EXPECT_EQ(allocate(client())->error, 0) << "a second later";
 }
 
+// With integrity but without a nonce of ours the source may be forged: no amplifier.
+TEST_F(AuthTest, AnErrorToAnUnprovenAddressIsAtMostTwoAndAHalfTimesItsRequest) {
+  const auto forged = [&](std::string padding) {
+    ClientRequest r(stun::kAllocate);
+    r.text(stun::Attribute::kUsername, padding).text(stun::Attribute::kRealm, "");
+    r.text(stun::Attribute::kNonce, "");
+    add_integrity(r.builder(), {Credential{}.key(), false});
+    const std::vector<uint8_t> bytes = r.done();
+    last_.clear();
+    inject(bytes, client());
+    const auto answer = collect();
+    if (answer) {
+      EXPECT_LE((answer->bytes.size() + 28) * 10, (bytes.size() + 28) * kMaxReplyRatioTenths);
+    }
+    return answer.has_value();
+  };
+  EXPECT_TRUE(forged("")) << "a short realm fits";
+  Config config = test_config();
+  config.realms[0].name = std::string(120, 'r');
+  start(config);
+  EXPECT_FALSE(forged(""));
+  EXPECT_EQ(server_->stats().requests_silenced, 1u);
+  EXPECT_TRUE(forged(std::string(100, 'u')));
+}
+
 TEST_F(AuthTest, ForgedNoncesCannotSilenceAnotherHost) {
   for (uint32_t i = 0; i < 2 * kAuthFailureBurst; ++i) {
     ClientRequest r(stun::kAllocate);

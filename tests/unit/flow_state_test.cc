@@ -48,6 +48,40 @@ TEST(FlowState, PermissionsAreAllOrNothing) {  // row 67
   EXPECT_EQ(core.state->flows.permission_table.size(), 0u);
 }
 
+TEST(FlowState, APeerNamedTwiceNeedsOnePlace) {
+  TestCore core;
+  core.allocate(0, kClient, 50000);
+  for (uint32_t i = 0; i < kMaxPermissionsPerAllocation - 1; ++i)
+    ASSERT_EQ(core.permit(0, "192.0." + std::to_string(i / 250) + "." + std::to_string(i % 250)),
+              ApplyError::kNone);
+  const PermissionPeer twice[] = {{ip("198.18.0.1"), 0, 0}, {ip("198.18.0.1"), 0, 0}};
+  EXPECT_EQ(core.state->flows.permit(0, twice, 1000), ApplyError::kNone);
+  const PermissionPeer more[] = {{ip("198.18.0.2"), 0, 0}, {ip("198.18.0.2"), 0, 0}};
+  EXPECT_EQ(core.state->flows.permit(0, more, 1000), ApplyError::kTableFull);
+  EXPECT_EQ(core.state->flows.allocations[0].permission_count, kMaxPermissionsPerAllocation);
+}
+
+TEST(FlowState, ThePolicerOfAnAllocationAndAllItsChannelsMayChange) {
+  TestCore core;
+  core.allocate(0, kClient, 50000, 50001);
+  ASSERT_EQ(core.bind(0, 0x4001, "192.0.2.1:1"), ApplyError::kNone);
+  ASSERT_EQ(core.bind(0, 0x4002, "192.0.2.1:2"), ApplyError::kNone);
+  ASSERT_EQ(core.bind(0, 0x4003, "[2001:db8::9]:1"), ApplyError::kNone);
+  FlowState& flows = core.state->flows;
+  flows.policers[3].rate_bytes_per_second = 1;  // an empty bucket
+  flows.set_policer(flows.allocations[0], 3);
+  for (uint16_t channel = 0x4001; channel <= 0x4003; ++channel) {
+    const Bytes in = channel_data(channel, bytes_of("x"));
+    EXPECT_TRUE(core.run(core.from_client(kClient, in)).empty()) << channel;
+  }
+  const Bytes peer = bytes_of("x");
+  EXPECT_TRUE(core.run(core.from_peer(at("192.0.2.1:1"), 50000, peer)).empty());
+  EXPECT_TRUE(core.run(core.from_peer(at("192.0.2.1:9"), 50000, peer)).empty());
+  EXPECT_EQ(core.outcome(Outcome::k_policed), 5u);
+  flows.set_policer(flows.allocations[0], 99);  // out of range: nothing changes
+  EXPECT_EQ(flows.allocations[0].policer, 3u);
+}
+
 TEST(FlowState, AFullChannelTableRefusesAndRecovers) {
   CoreLimits limits = TestCore::small_limits();
   limits.narrow_channels = 2;

@@ -1266,6 +1266,58 @@ TEST_F(TurnTest, AReloadAppliesUsersAndPoliciesAndLeavesAllocationsAlone) {
   EXPECT_EQ(allocate(client("93.184.216.1:1"), {"carol", "noel"})->error, 0);
 }
 
+// The operator's answer to one user who takes everything: a limit that holds at once.
+TEST_F(TurnTest, ALimitThatAReloadBringsHoldsForAllocationsThatAreThere) {
+  const auto first = allocate(client("93.184.216.1:1"));
+  ASSERT_TRUE(first);
+  const AllocationHandle handle = sent<InstallAllocation>().at(0).handle;
+  EXPECT_EQ(sent<InstallAllocation>().at(0).policer, 0u);
+  Config config = test_config();
+  config.realms[0].user_bandwidth = 1'000'000;
+  ASSERT_FALSE(server_->reload(config, now_));
+  last_.clear();
+  static_cast<void>(collect());
+  const auto policers = sent<SetPolicer>();
+  ASSERT_EQ(policers.size(), 1u);
+  EXPECT_EQ(policers[0].rate_bytes_per_second, 1'000'000u);
+  const auto joins = sent<JoinPolicer>();
+  ASSERT_EQ(joins.size(), 1u);
+  EXPECT_EQ(joins[0].handle, handle);
+  EXPECT_EQ(joins[0].policer, policers[0].policer);
+  ASSERT_TRUE(allocate(client("93.184.216.1:2")));
+  EXPECT_EQ(sent<InstallAllocation>().at(0).policer, policers[0].policer) << "the same bucket";
+  ASSERT_FALSE(server_->reload(config, now_));
+  last_.clear();
+  static_cast<void>(collect());
+  EXPECT_TRUE(sent<JoinPolicer>().empty()) << "who has joined does not join again";
+}
+
+TEST_F(TurnTest, AReloadedLimitThatFindsTheRingFullIsSentAgain) {
+  ASSERT_TRUE(allocate(client("93.184.216.1:1")));
+  ASSERT_TRUE(allocate(client("93.184.216.1:2")));
+  ASSERT_TRUE(allocate(client("93.184.216.1:3"), {"bob", "builder"}));
+  Config config = test_config();
+  config.realms[0].user_bandwidth = 1'000'000;
+  engine_->refuse_type(CommandType::kJoinPolicer, true);
+  ASSERT_FALSE(server_->reload(config, now_));
+  server_->poll(now_);
+  last_.clear();
+  static_cast<void>(collect());
+  EXPECT_TRUE(sent<JoinPolicer>().empty());
+  EXPECT_LE(server_->next_due_ms(), now_.ms + 1);
+  // One goes before it is joined: nothing waits for it.
+  ClientRequest goodbye(stun::kRefresh, 2);
+  goodbye.u32(stun::Attribute::kLifetime, 0);
+  EXPECT_EQ(code(goodbye, client("93.184.216.1:2")), 0);
+  engine_->refuse_type(CommandType::kJoinPolicer, false);
+  ++now_.ms;
+  server_->poll(now_);
+  last_.clear();
+  static_cast<void>(collect());
+  EXPECT_EQ(sent<JoinPolicer>().size(), 2u);
+  EXPECT_GT(server_->next_due_ms(), now_.ms + 1);
+}
+
 TEST_F(TurnTest, AReloadThatNeedsARestartIsRefusedWhole) {
   Config config = test_config();
   config.realms[0].users.clear();

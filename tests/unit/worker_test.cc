@@ -174,6 +174,15 @@ TEST_F(WorkerTest, TheWholeRelaysBandwidthLimitsUsersWithoutOneOfTheirOwn) {
     EXPECT_TRUE(flows.admit(0, 1000, driver_.now() + 600));
 }
 
+TEST_F(WorkerTest, AJoinOfAnAllocationThatIsGoneChangesNothing) {
+  JoinPolicer command;
+  command.handle = {0, 7};
+  command.policer = 1;
+  ASSERT_TRUE(engine_.send(0, command));
+  (void)worker_.run_once();
+  EXPECT_EQ(worker_.core().flows.allocations[0].policer, 0u);
+}
+
 TEST_F(WorkerTest, ADatagramThatCameOverARingIsCountedAmongTheBytesReceivedOnItsFirstCoreOnly) {
   const std::vector<uint8_t> bytes = signed_request("x");
   arrive(at("198.51.100.66:1"), bytes);

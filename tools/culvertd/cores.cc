@@ -30,11 +30,6 @@ namespace {
 
 }  // namespace
 
-bool limits_users(const Config& config) {
-  return std::any_of(config.realms.begin(), config.realms.end(),
-                     [](const RealmConfig& r) { return r.user_bandwidth != 0; });
-}
-
 CoreLimits core_limits(const Config& config, const DerivedLimits& derived) {
   CoreLimits limits;
   limits.allocations = derived.per_core_allocations;
@@ -42,9 +37,9 @@ CoreLimits core_limits(const Config& config, const DerivedLimits& derived) {
   const uint32_t channels = derived.per_core_allocations * kChannelsPerAllocation;
   limits.narrow_channels = any_ipv4(config) ? channels : 1;
   limits.wide_channels = any_ipv6(config) ? channels : 0;
-  // One bucket a user at most, and never more users with an allocation than allocations.
-  const bool limited = limits_users(config);
-  limits.policers = limited ? config.limits.max_allocations + 1 : 1;
+  // One bucket a user at most, and never more users with an allocation than allocations. Also where
+  // nobody is limited: a reload may begin.
+  limits.policers = config.limits.max_allocations + 1;
   limits.count_policers =
       derived.cores > 1;  // also for the whole relay's, which a reload may begin
   limits.relay_port_low = config.relay_port_low;

@@ -20,8 +20,6 @@ namespace culvert {
 inline constexpr uint32_t kPermissionsPerAllocation = 4;
 inline constexpr uint32_t kChannelsPerAllocation = 4;
 
-// Whether token buckets are reserved at start: some user has a bandwidth limit.
-[[nodiscard]] bool limits_users(const Config& config);
 [[nodiscard]] CoreLimits core_limits(const Config& config, const DerivedLimits& derived);
 // For derive(): what the data plane and control take from memory.
 [[nodiscard]] ResourceCosts resource_costs(const Config& config);

@@ -136,13 +136,6 @@ ReloadOutcome Daemon::reload() {
     outcome.messages.push_back(*refusal);
     return outcome;
   }
-  if (limits_users(*loaded.config) && !limits_users(config_)) {
-    outcome.messages.push_back(
-        "realm.user_bandwidth: no user was limited when the relay started, so no token buckets "
-        "were "
-        "reserved; restart to begin limiting");
-    return outcome;
-  }
   // Listeners and relay addresses need a restart, so they stay as they were expanded at start.
   Config wanted = *loaded.config;
   wanted.listeners = config_.listeners;

@@ -1,5 +1,8 @@
 #include "dataplane/core/explain.h"
 
+#include "dataplane/path/stages.h"
+#include "dataplane/steer/owner.h"
+
 namespace culvert {
 
 namespace {
@@ -18,7 +21,8 @@ template <class Flow>
 
 class Explainer {
  public:
-  Explainer(const CoreState& core, Ticks now) : flows_(core.flows), now_(now) {}
+  Explainer(const CoreState& core, const Snapshot& snapshot, Ticks now)
+      : core_(core), flows_(core.flows), snapshot_(snapshot), now_(now) {}
 
   ExplainReport from_client(const Explain& q) {
     const uint32_t index = flows_.find_client(ClientTuple{q.from, q.listener, 0});
@@ -39,6 +43,7 @@ class Explainer {
     if (entry == nullptr || entry->allocation >= flows_.allocations.size())
       return end(Outcome::k_no_relayed_port);
     note_allocation(entry->allocation);
+    if (ended(entry->allocation, q.from.ip)) return end(Outcome::k_expired_allocation);
     if (!permission(entry->allocation, q.from.ip)) return end(Outcome::k_no_permission);
     report_.to = flows_.allocations[entry->allocation].client.client;
     return end(Outcome::k_relayed_peer_to_data);
@@ -54,8 +59,21 @@ class Explainer {
     report_.has_allocation = 1;
     report_.handle = {index, a.generation};
   }
+  // Of the family of `peer`.
+  [[nodiscard]] bool ended(uint32_t index, const IpAddress& peer) const {
+    return ticks_reached(now_, flows_.allocations[index].leg[leg_index(peer.family)].deadline);
+  }
+  // To another relayed port of ours.
+  ExplainReport hairpin(const TransportAddress& to) {
+    if (relay_address_index(snapshot_, to.ip) == RelayLeg::kNoAddress ||
+        !flows_.in_relay_range(to.port))
+      return end(Outcome::k_own_port_not_relayed);
+    return end(owner(to.port, snapshot_.cores) == core_.id ? Outcome::k_hairpinned
+                                                           : Outcome::k_hairpin_cross);
+  }
   bool permission(uint32_t index, const IpAddress& ip) {
-    const uint32_t slot = flows_.find_permission(index, ip);
+    // The permission of an IPv4 peer is not found by the mapped spelling of its address.
+    const uint32_t slot = ip.is_v4_mapped_v6() ? kNoSlot : flows_.find_permission(index, ip);
     if (slot == kNoSlot) return false;
     report_.permission_remaining_ms = remaining(flows_.permission_table[slot].deadline, now_);
     return report_.permission_remaining_ms != 0;
@@ -67,7 +85,8 @@ class Explainer {
     if (!permission(index, to.ip)) return end(Outcome::k_no_permission);
     report_.to = to;
     report_.from_relay = leg.relay;
-    return end(Outcome::k_relayed_send_to_peer);
+    const Permission& permitted = flows_.permission_table[flows_.find_permission(index, to.ip)];
+    return flows_.is_own_address(permitted) ? hairpin(to) : end(Outcome::k_relayed_send_to_peer);
   }
 
   template <class Flow>
@@ -87,13 +106,13 @@ class Explainer {
     report_.channel_remaining_ms = remaining(twin.link, now_);
     const TransportAddress to = destination(*flow);
     const bool permitted = permission(flow->allocation, to.ip);
+    if (ended(flow->allocation, to.ip)) return end(Outcome::k_expired_allocation), true;
     if (report_.channel_remaining_ms == 0) return end(Outcome::k_no_channel), true;
     if (!permitted) return end(Outcome::k_no_permission), true;
     report_.to = to;
     report_.from_relay = {flow->from_address, flow->from_port};
-    end(flow->egress == kHairpinEgress ? Outcome::k_hairpinned
-                                       : Outcome::k_relayed_channel_to_peer);
-    return true;
+    if (flow->egress == kHairpinEgress) return hairpin(to), true;
+    return end(Outcome::k_relayed_channel_to_peer), true;
   }
   template <class Flow>
   bool peer(const decltype(Flow::key)& key) {
@@ -103,21 +122,25 @@ class Explainer {
     report_.channel = flow->channel;
     report_.channel_remaining_ms = remaining(flow->link, now_);
     const TransportAddress from = destination(table_of<Flow>(flows_)[flow->twin]);
+    if (ended(flow->allocation, from.ip)) return end(Outcome::k_expired_allocation), true;
     if (!permission(flow->allocation, from.ip)) return end(Outcome::k_no_permission), true;
     report_.to = destination(*flow);
     end(Outcome::k_relayed_peer_to_channel);
     return true;
   }
 
+  const CoreState& core_;
   const FlowState& flows_;
+  const Snapshot& snapshot_;
   Ticks now_;
   ExplainReport report_;
 };
 
 }  // namespace
 
-ExplainReport explain(const CoreState& core, const Snapshot&, const Explain& question, Ticks now) {
-  Explainer explainer(core, now);
+ExplainReport explain(const CoreState& core, const Snapshot& snapshot, const Explain& question,
+                      Ticks now) {
+  Explainer explainer(core, snapshot, now);
   return question.relay.present() ? explainer.from_peer(question) : explainer.from_client(question);
 }
 

@@ -79,6 +79,7 @@ class ReplyBudgetBuckets {
     int64_t tokens = 0;
     int64_t charged = 0;  // not yet paid back
     Ticks last = 0;
+    uint32_t remainder = 0;  // of a byte, in thousandths
   };
 
   [[nodiscard]] static int64_t capacity(uint64_t rate) {
@@ -86,13 +87,15 @@ class ReplyBudgetBuckets {
   }
   void start_total(const ReplyBudget& budget, Ticks now) {
     if (total_.prefix != 0) return;
-    total_ = Bucket{1, capacity(budget.total_bytes_per_second), 0, now};
+    total_ = Bucket{1, capacity(budget.total_bytes_per_second), 0, now, 0};
   }
   static void refill(Bucket& bucket, uint64_t rate, Ticks now) {
     const uint32_t elapsed = now - bucket.last;
-    const uint64_t add = rate * std::min<uint32_t>(elapsed, kBurstSeconds * 1000) / 1000;
-    if (add == 0) return;
-    bucket.tokens = std::min(bucket.tokens + static_cast<int64_t>(add), capacity(rate));
+    if (elapsed == 0) return;
+    const uint64_t add =
+        rate * std::min<uint32_t>(elapsed, kBurstSeconds * 1000) + bucket.remainder;
+    bucket.tokens = std::min(bucket.tokens + static_cast<int64_t>(add / 1000), capacity(rate));
+    bucket.remainder = static_cast<uint32_t>(add % 1000);
     bucket.last = now;
     if (bucket.tokens == capacity(rate)) bucket.charged = 0;
   }
@@ -123,7 +126,7 @@ class ReplyBudgetBuckets {
         if (set[way].tokens > victim->tokens) victim = &set[way];
       }
     }
-    *victim = Bucket{prefix, capacity(budget.per_prefix_bytes_per_second), 0, now};
+    *victim = Bucket{prefix, capacity(budget.per_prefix_bytes_per_second), 0, now, 0};
     return *victim;
   }
 

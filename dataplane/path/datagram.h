@@ -50,6 +50,8 @@ using Egress = uint32_t;
 inline constexpr Egress kNoEgress = 0xffffffff;
 
 inline constexpr size_t kMaxHead = 64;
+// Longest UDP payload over IPv4: 65535 - 20 - 8. IPv6 allows 20 more; one limit serves both.
+inline constexpr size_t kMaxUdpPayload = 65507;
 
 struct TxDatagram {
   const uint8_t* payload = nullptr;

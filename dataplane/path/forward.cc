@@ -86,6 +86,8 @@ void forward_peer_datagram(PathContext& path, const RxDatagram& rx, uint32_t slo
   }
   if (rx.ttl <= 1) [[unlikely]]
     return path.core.count(Outcome::k_ttl_exceeded);
+  if (size_t{rx.length} + kChannelHeaderSize > kMaxUdpPayload) [[unlikely]]
+    return path.core.count(Outcome::k_too_big);
   if (!flows.admit(flow.policer, rx.length, path.now)) [[unlikely]]
     return path.core.count(Outcome::k_policed);
   account(flow, rx.length);

@@ -38,7 +38,10 @@ void handle_icmp_error(PathContext& path, const RxDatagram& rx) {
   if (entry == nullptr || entry->allocation >= flows.allocations.size())
     return core.count(Outcome::k_icmp_unmatched);
   const Allocation& a = flows.allocations[entry->allocation];
-  const uint32_t slot = flows.find_permission(entry->allocation, rx.source.ip);
+  // The permission of an IPv4 peer is not found by the mapped spelling of its address.
+  const uint32_t slot = rx.source.ip.is_v4_mapped_v6()
+                            ? kNoSlot
+                            : flows.find_permission(entry->allocation, rx.source.ip);
   if (slot == kNoSlot || ticks_reached(path.now, flows.permission_table[slot].deadline) ||
       ticks_reached(path.now, a.leg[leg_index(rx.source.ip.family)].deadline))
     return core.count(Outcome::k_icmp_unmatched);

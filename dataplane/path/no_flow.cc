@@ -9,9 +9,6 @@ namespace culvert {
 
 namespace {
 
-// Longest UDP payload over IPv4: 65535 - 20 - 8. IPv6 allows 20 more; one limit serves both.
-constexpr size_t kMaxUdpPayload = 65507;
-
 // xorshift128+: unique enough for a Data indication, whose transaction id nobody answers.
 [[nodiscard]] uint64_t next_random(FlowState& flows) {
   uint64_t a = flows.transaction_state[0];

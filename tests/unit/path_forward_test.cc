@@ -151,6 +151,18 @@ TEST(Forward, NothingPassesAfterTheAllocationsLifetime) {
   EXPECT_EQ(core.outcome(Outcome::k_expired_allocation), 1u);
 }
 
+TEST(Forward, APeersDatagramThatLeavesNoRoomForAChannelHeaderIsTooBig) {
+  TestCore core;
+  core.allocate(0, kClient, 50000);
+  ASSERT_EQ(core.bind(0, 0x4001, "192.0.2.99:7000"), ApplyError::kNone);
+  const Bytes fits(kMaxUdpPayload - kChannelHeaderSize);
+  EXPECT_EQ(core.run(core.from_peer(at("192.0.2.99:7000"), 50000, fits)).size(), 1u);
+  const Bytes large(fits.size() + 1);
+  EXPECT_TRUE(core.run(core.from_peer(at("192.0.2.99:7000"), 50000, large)).empty());
+  EXPECT_EQ(core.outcome(Outcome::k_too_big), 1u);
+  EXPECT_TRUE(core.conserved());
+}
+
 TEST(Forward, TtlIsDecrementedAndTosCopied) {  // rows 89, 91
   TestCore core;
   core.allocate(0, kClient, 50000);

@@ -69,6 +69,12 @@ void ControlLoop::wait_for_signal() {
 }
 
 ReloadOutcome ControlLoop::reload() {
+  if (state_ == ServiceState::kStopping) {
+    // READY after STOPPING would tell the service manager that the stop was called off.
+    ReloadOutcome refused{false, {"the relay is stopping; start it again to use the new file"}};
+    log_.error("reload refused", {{"reason", refused.messages.front()}});
+    return refused;
+  }
   service_.reloading();
   ReloadOutcome outcome = hooks_.reload();
   for (const std::string& m : outcome.messages) {

@@ -642,5 +642,26 @@ TEST_F(ControlLoopTest, AReloadDoesNotEndAnything) {
   EXPECT_EQ(reloads, 1);
 }
 
+TEST_F(ControlLoopTest, AReloadWhileStoppingIsRefused) {
+  cores_.allocations = 1;
+  int reloads = 0;
+  LoopHooks hooks = cores_.hooks();
+  hooks.reload = [&] {
+    ++reloads;
+    return ReloadOutcome{true, {}};
+  };
+  ControlLoop loop(io_, cores_.engine(), std::move(hooks), log_, std::chrono::milliseconds(20));
+  ReloadOutcome outcome{true, {}};
+  boost::asio::post(io_, [&] {
+    loop.stop();
+    outcome = loop.reload();
+  });
+  EXPECT_EQ(loop.run(), 0);
+  EXPECT_EQ(reloads, 0);
+  EXPECT_FALSE(outcome.applied);
+  ASSERT_EQ(outcome.messages.size(), 1U);
+  EXPECT_NE(outcome.messages[0].find("stopping"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace culvert

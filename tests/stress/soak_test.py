@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A hostile soak of a whole culvertd on two cores: ordinary calls, clients that end in every way,
-floods of malformed datagrams, mutated and authenticated nonsense, reloads, drains and operators'
-commands, all at once. Afterwards everything must be as before: no allocation, permission, channel,
-reservation or port left, no descriptor more, every received datagram in exactly one outcome, a
-clean exit and no line of a sanitizer.
+"""A hostile soak of a whole culvertd on several cores: ordinary calls, clients that end in every
+way, floods of malformed datagrams, mutated and authenticated nonsense, reloads, drains and
+operators' commands, all at once. Afterwards everything must be as before: no allocation,
+permission, channel, reservation or port left, no descriptor more, every received datagram in
+exactly one outcome, a clean exit and no line of a sanitizer.
 
-Usage: soak_test.py [--seconds N]; CULVERT_BUILD names the build (best with ASan and UBSan). The
-seed is printed."""
+Usage: soak_test.py [--seconds N] [--cores N]; CULVERT_BUILD names the build (best with ASan and
+UBSan, or TSan). The seed is printed."""
 
 import os
 import pathlib
@@ -27,6 +27,7 @@ from relay import BUILD, PASSWORD, USER, Relay, need_program, wait_for
 from turn_client import TurnClient
 
 SECONDS = float(os.environ.get("CULVERT_SOAK_SECONDS", "20"))
+CORES = int(os.environ.get("CULVERT_SOAK_CORES", "2"))
 SEED = int(os.environ.get("CULVERT_SOAK_SEED", random.SystemRandom().randrange(1 << 32)))
 
 # The shortest that may be configured, so that allocations also end by themselves.
@@ -100,13 +101,13 @@ def mutated(rng, data):
 
 class Soak(unittest.TestCase):
     def setUp(self):
-        print(f"soak: seed {SEED}, {SECONDS:.0f} s, build {BUILD}", flush=True)
+        print(f"soak: seed {SEED}, {SECONDS:.0f} s, {CORES} cores, build {BUILD}", flush=True)
         folder = pathlib.Path(tempfile.mkdtemp(prefix="culvert-soak-"))
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         folder.chmod(0o755)
         self.config = folder / "culvert.toml"
         self.write_config(quota=0, bandwidth=50)
-        self.relay = Relay(config=self.config, kind="culvert", options=["--cores", "2"])
+        self.relay = Relay(config=self.config, kind="culvert", options=["--cores", str(CORES)])
         # The account stands in the file: flags of the same meaning would hide it.
         command = self.relay.culvert_command()
         for flag in ("--realm", "--user"):
@@ -324,7 +325,8 @@ class Soak(unittest.TestCase):
                              f"datagrams without an outcome on core {index}")
 
     def test_everything_at_once_leaves_nothing_behind(self):
-        wait_for(lambda: self.relay.control("cores")["cores"][1]["sleeps"], 10, "both cores run")
+        wait_for(lambda: all(core["sleeps"] for core in self.relay.control("cores")["cores"]), 10,
+                 "every core runs")
         before = self.descriptors()
         steps = [self.call, self.call, self.dual, self.reservation, self.hairpin, self.crossing,
                  self.nonsense, self.uclient, self.flood, self.operate]
@@ -367,8 +369,12 @@ class Soak(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if "--seconds" in sys.argv:
-        place = sys.argv.index("--seconds")
-        SECONDS = float(sys.argv[place + 1])
-        del sys.argv[place:place + 2]
+    for flag in ("--seconds", "--cores"):
+        if flag in sys.argv:
+            place = sys.argv.index(flag)
+            if flag == "--seconds":
+                SECONDS = float(sys.argv[place + 1])
+            else:
+                CORES = int(sys.argv[place + 1])
+            del sys.argv[place:place + 2]
     unittest.main()

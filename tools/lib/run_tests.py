@@ -26,9 +26,15 @@ FUZZ_SECONDS = 10
 FUZZ_SECONDS_FULL = 60
 # One Python test file (a browser starts, ten namespaces tests run) within this, else it is stuck.
 PYTHON_FILE_TIMEOUT = 420
+# The hostile soak of a sanitized daemon (tests/stress), with more cores than this machine may have.
+SOAK = {"CULVERT_SOAK_SECONDS": "120", "CULVERT_SOAK_CORES": "4"}
 # A plain test takes at most 120 s by its own timeout; sanitized and on two cores allow four times
 # that.
 MESON_TIMEOUT_FACTOR = {"release": 1, "debug": 2, "asan": 4, "tsan": 6}
+
+SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:halt_on_error=1",
+              "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+              "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
 
 
 class Stage:
@@ -114,10 +120,7 @@ def meson_tests(stage, compiler, preset, options):
     for suite in skipped:
         command += ["--no-suite", suite]
     command += meson_names(folder, options.filter, skipped)
-    env = {"CULVERT_BUILD": str(folder),
-           "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:halt_on_error=1",
-           "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-           "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
+    env = {**SANITIZERS, "CULVERT_BUILD": str(folder)}
     log = RESULTS / f"tests-{compiler}-{preset}.log"
     junit = folder / "meson-logs" / "testlog.junit.xml"
     junit.unlink(missing_ok=True)
@@ -151,14 +154,14 @@ def meson_names(folder, wanted, skipped):
                    and not any(suite.split(":")[-1] in skipped for suite in test["suite"])})
 
 
-def python_tests(stage, folder, options, build_folder):
+def python_tests(stage, folder, options, build_folder, settings=None):
     for path in sorted((ROOT / "tests" / folder).glob("*_test.py")):
         result = RESULTS / f"{folder}-{path.stem}.json"
         result.unlink(missing_ok=True)
         say(f"== tests: {path.relative_to(ROOT)}")
         command = [sys.executable, "-B", str(ROOT / "tools/lib/python_tests.py"), str(path),
                    str(result), options.filter or ""]
-        env = {**os.environ, "CULVERT_BUILD": str(build_folder)}
+        env = {**os.environ, **SANITIZERS, "CULVERT_BUILD": str(build_folder), **(settings or {})}
         try:
             subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env, check=False,
                            timeout=PYTHON_FILE_TIMEOUT)
@@ -258,6 +261,16 @@ def plan(options):
                 meson_tests(stage, compiler, preset, options)
         return stage_body
 
+    def soak(compiler, preset):
+        folder = BUILD / f"{compiler}-{preset}"
+
+        def stage_body(stage):
+            if not (folder / "build.ninja").exists():
+                stage.add("soak", "failed", 0, f"there is no {compiler} {preset} build to soak")
+            else:
+                python_tests(stage, "stress", options, folder, SOAK)
+        return stage_body
+
     yield "unit (gcc release)", gcc_release
     yield "tidy", lambda stage: python_tests(stage, "tidy", options, release)
     yield "integration", lambda stage: python_tests(stage, "integration", options, release)
@@ -265,8 +278,10 @@ def plan(options):
     yield "unit (clang asan+ubsan)", clang_asan
     yield f"fuzz ({FUZZ_SECONDS_FULL if options.full else FUZZ_SECONDS} s each)", fuzzing
     if options.full:
+        yield "soak (clang asan+ubsan)", soak("clang", "asan")
         yield "unit (clang release)", other_build("clang", "release")
         yield "unit (clang tsan)", other_build("clang", "tsan")
+        yield "soak (clang tsan)", soak("clang", "tsan")
         yield "unit (gcc debug)", other_build("gcc", "debug")
 
 

@@ -205,7 +205,9 @@ Rows with_verdict(const std::map<int, Result>& results, Verdict verdict) {
 }
 
 bool can_capture() {
-  return geteuid() == 0;
+  bool can = false;
+  std::thread([&] { can = enter_own_network(); }).join();
+  return can;
 }
 
 TEST(ConformanceFaults, EveryRowThatCanBeJudgedHasAFault) {

@@ -133,6 +133,11 @@ int run(Options& o, const std::vector<Row>& rows) {
     }
   }
   o.target.relay = find_relay_family(o.target, seen);
+  if (o.target.relay == Family::kIpv4 && !o.target.peer_ip)
+    throw std::invalid_argument("--peer must name an IPv4 address of this machine");
+  if (o.target.relay == Family::kIpv6 && !o.target.peer_ip6)
+    throw std::invalid_argument(
+        "the server relays IPv6 alone: --peer6 must name an IPv6 address of this machine");
   std::vector<Result> results;
   for (const Row& row : rows) {
     results.push_back(run_row(row, o.target, seen, o.slow));

@@ -288,10 +288,10 @@ def dots(looks, rows, unit, log=False):
 
 def ratios(looks, rows, label):
     """One row per cell: how many times better, with its range, on a logarithmic axis around 1.
-    `rows`: [(label, name, low, median, high)]."""
+    `rows`: [(label, name, low, median, high, note)]."""
     width, left, right, each = 940, 400, 60, 20
     height = 14 + each * len(rows) + 44
-    axis = Axis([v for row in rows for v in row[2:]] + [0.8, 1.25], left, width - right, True)
+    axis = Axis([v for row in rows for v in row[2:5]] + [0.8, 1.25], left, width - right, True)
     bottom = height - 42
     out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{esc(label)}">']
     for tick in axis.ticks:
@@ -300,11 +300,11 @@ def ratios(looks, rows, label):
     out += [line(axis.at(1), 6, axis.at(1), bottom, "#222222", 1.4),
             text((left + width - right) / 2, height - 6, label, size=11, colour="#555")]
     y = 14 + each / 2
-    for words, name, low, median, high in rows:
+    for words, name, low, median, high, note in rows:
         look = looks[name]
         out += [text(left - 14, y + 4, words, "end"),
                 line(axis.at(low), y, axis.at(high), y, look.colour, 1.8),
                 mark(look, axis.at(median), y),
-                text(width - right + 10, y + 4, f"{median:.2f}", "start", 12)]
+                text(width - right + 10, y + 4, f"{median:.3g} {note}".strip(), "start", 12)]
         y += each
     return "".join(out) + "</svg>"

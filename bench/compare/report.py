@@ -91,9 +91,10 @@ def table(looks, lines, unit):
             if value is None:
                 out.append("<td>-</td>")
                 continue
-            limited = " †" if value["generator_limited"] else ""
-            out.append(f"<td>{number(value['median'])}{limited}<small>{number(value['min'])} to "
-                       f"{number(value['max'])}, n={value['rounds']}</small></td>")
+            limited = "\u00a0†" if value["generator_limited"] else ""
+            spread = (f"{number(value['min'])} to {number(value['max'])}, n={value['rounds']}"
+                      if value["rounds"] > 1 else "one round")
+            out.append(f"<td>{number(value['median'])}{limited}<small>{spread}</small></td>")
         for name in against:
             ratio = ""
             if name in row and BASE in row and row[BASE]["median"] > 0:
@@ -185,15 +186,18 @@ def glance(looks, outcome):
                 continue
             for label, row, cell in lines_of(c for c in outcome["cells"] if c["group"] == group):
                 times = times_better(row, name, cell["higher_is_better"])
-                if times:
-                    rows.append((f"{group}: {label}"[:62], name, *times))
+                limited = [n for n in (name, BASE) if n in row and row[n]["generator_limited"]]
+                # A latency that the generator made says nothing about either server.
+                if times and not (limited and group == "latency"):
+                    rows.append((f"{group}: {label}"[:62], name, *times, "†" if limited else ""))
     if not rows:
         return ""
     return ("<h2>At a glance</h2>" + figure(
         plots.ratios(looks, rows, f"times better than {BASE} (logarithmic; 1 is the same)"),
         "More packets per CPU-second, less latency, less memory: right of the line is better than "
         f"{BASE}. The bar is the widest that the rounds allow, the worst round of one against the "
-        "best of the other; where it crosses the line, this run shows no difference."))
+        "best of the other; where it crosses the line, this run shows no difference. † the "
+        "generator was the limit in a round; latencies of such rounds are left out here."))
 
 
 def section(looks, outcome, group, title):

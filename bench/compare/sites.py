@@ -12,6 +12,7 @@ Loopback: all on 127.0.0.0/8, without privileges; ranges of ports are kept apart
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import sys
 
@@ -130,8 +131,16 @@ class Namespaces:
             yield
 
 
+def end_by_interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def choose(wanted):
-    """`auto`: namespaces where they can be made."""
+    """`auto`: namespaces where they can be made. From here on SIGTERM and SIGINT both end the
+    program by KeyboardInterrupt, also where a shell has had SIGINT ignored, so that all is put
+    back."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_by_interrupt)
     if wanted == "loopback" or (wanted == "auto" and os.geteuid() != 0):
         return Loopback()
     return Namespaces()

@@ -19,11 +19,11 @@ _culvert_load() {
   case $mode in
     "") words="relay search churn idle binding hostile calibrate --version" ;;
     relay) words="--server --server-pid --duration --user --password --realm --rfc5389 --transport \
-      --family --size --rate --ramp --unpaced --tick-us --run-length --gso --no-gro \
+      --family --size --rate --ramp --unpaced --tick-us --sleep --run-length --gso --no-gro \
       --clients --peers --channels --peer-address --bare --direction --topology \
       --encoding" ;;
     search) words="--server --server-pid --user --password --realm --rfc5389 --transport --family \
-      --size --tick-us --run-length --gso --no-gro --clients --peers --channels \
+      --size --tick-us --sleep --run-length --gso --no-gro --clients --peers --channels \
       --peer-address --bare --direction --topology --encoding --min-rate --max-rate \
       --loss --exceed --width --initial-trial --final-trial --duration-sum --max-time" ;;
     churn) words="--server --server-pid --duration --user --password --realm --rfc5389 --transport \
@@ -32,7 +32,7 @@ _culvert_load() {
       --family --clients --channels --peer-address --permissions" ;;
     binding) words="--server --server-pid --duration --clients --rate" ;;
     hostile) words="--server --server-pid --duration --attack --count --rate" ;;
-    calibrate) words="--duration --size --rate --ramp --unpaced --tick-us --run-length --gso --no-gro \
+    calibrate) words="--duration --size --rate --ramp --unpaced --tick-us --sleep --run-length --gso --no-gro \
       --clients" ;;
   esac
   [ -z "$mode" ] || words="$words --driver --json --local --quiet --seed --threads --warm-up"

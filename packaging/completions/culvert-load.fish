@@ -46,6 +46,7 @@ complete -c culvert-load -n '__fish_seen_subcommand_from relay search churn idle
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search churn idle binding hostile' -l server-pid -x -d 'sample this process: CPU time, memory'
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search calibrate' -l size -x -d 'payload bytes of a datagram'
 complete -c culvert-load -l threads -x -d 'generator threads; each spins on a CPU'
+complete -c culvert-load -n '__fish_seen_subcommand_from relay search calibrate' -l sleep -d 'wait in the kernel until something is due'
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search calibrate' -l tick-us -x -d 'send at whole ticks only, as tools with a millisecond clock do (1000)'
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search' -l topology -xa 'client-peer client-client' -d 'who talks with whom (client-client|client-peer)'
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search churn idle' -l transport -xa 'udp' -d 'to the server: udp'

@@ -7,7 +7,8 @@ tool must have seen exactly that many lost and doubled, as many reordered as cou
 back at the end of its flow has nobody behind it), and a delay that is never less than the one put
 in. Runs against the bare loop of this tree, coturn and culvertd. Nothing here asserts a speed:
 what a busy machine can delay has a lower bound that is exact and no upper one, or one far away
-that is stated. Usage: culvert_load_test.py [BUILD_FOLDER], or CULVERT_BUILD in the environment.
+that is stated; the generator sleeps in between, or it would starve the server there.
+Usage: culvert_load_test.py [BUILD_FOLDER], or CULVERT_BUILD in the environment.
 """
 import json
 import os
@@ -93,7 +94,7 @@ class AgainstServer:
     def relay(self, port, *more, rate=("--rate", RATE)):
         return load_json(
             "relay", "--server", f"127.0.0.1:{port}", *self.server.tool_options(), "--clients",
-            CLIENTS, *rate, "--duration", SECONDS, "--warm-up", 0, "--server-pid",
+            CLIENTS, *rate, "--sleep", "--duration", SECONDS, "--warm-up", 0, "--server-pid",
             self.server.process.pid, *more)
 
     def test_an_unharmed_path_loses_nothing_and_every_datagram_is_counted(self):
@@ -161,7 +162,7 @@ class AgainstServer:
                            *self.server.tool_options(), "--clients", CLIENTS, "--min-rate", 500,
                            "--max-rate", 12000, "--loss", 0.01, "--width", 0.05,
                            "--initial-trial", 0.4, "--final-trial", 1.5, "--duration-sum", 3,
-                           "--warm-up", 0.1, "--max-time", 90)
+                           "--warm-up", 0.1, "--max-time", 90, "--sleep")
         goal = result["goals"][0]
         self.assertTrue(goal["reached"], result["goals"])
         self.assertLess(goal["conditional_throughput"], limit * 1.15)
@@ -261,8 +262,8 @@ class AcrossFamilies(unittest.TestCase):
     def check(self, *arguments):
         done = subprocess.run(
             [*self.book.prefix(), LOAD, "relay", "--user", USER, "--password", PASSWORD,
-             "--clients", "4", "--rate", "1000", "--duration", "1", "--warm-up", "0", "--json", "-",
-             *arguments], capture_output=True, text=True, timeout=60)
+             "--clients", "4", "--rate", "1000", "--sleep", "--duration", "1", "--warm-up", "0",
+             "--json", "-", *arguments], capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
         flows = json.loads(done.stdout)["flows"]
         self.assertEqual(sum(f["sent"] for f in flows.values()), 1000, flows)

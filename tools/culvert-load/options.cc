@@ -136,6 +136,8 @@ void add_traffic(CLI::App* app, Options& o, Raw& raw, bool rate) {
   app->add_option("--tick-us", o.tick_us,
                   "send at whole ticks only, as tools with a millisecond clock do (1000)")
       ->check(CLI::Range(0u, 1'000'000u));
+  app->add_flag("--sleep", o.sleep,
+                "wait in the kernel until something is due: for a CPU that the server shares");
   app->add_option("--run-length", o.run_length, "datagrams of one flow sent back to back")
       ->check(CLI::Range(1u, kMaxGsoSegments))
       ->capture_default_str();
@@ -281,6 +283,8 @@ std::optional<std::string> check_rates(Options& o, const Raw& raw) {
   }
   if (o.tick_us != 0 && o.rate <= 0 && o.mode != Mode::kSearch)
     return "--tick-us rounds what is due: give --rate or --ramp";
+  if (o.sleep && o.rate <= 0 && o.mode != Mode::kSearch)
+    return "--sleep waits for what is due: give --rate or --ramp";
   auto& s = o.search;
   if (s.min_rate <= 0 || s.max_rate < s.min_rate)
     return "--min-rate must be above 0 and at most --max-rate";

@@ -52,6 +52,7 @@ struct Options {
   uint32_t size = 200;
   double rate = 0;       // 0: unpaced
   double rate_to = 0;    // of a ramp, at the window's end; 0: the rate is steady
+  bool sleep = false;    // between what is due, instead of spinning
   uint64_t tick_us = 0;  // 0: events are due when the rate says, not at whole ticks
   uint32_t run_length = 1;
   bool gso = false;

@@ -89,6 +89,7 @@ Json options_json(const Options& o) {
           {"rate", o.rate > 0 ? Json(o.rate) : Json("unpaced")},
           {"rate_to", o.rate_to > 0 ? Json(o.rate_to) : Json(nullptr)},
           {"tick_us", o.tick_us},
+          {"sleep", o.sleep},
           {"run_length", o.run_length},
           {"gso", o.gso},
           {"gro", o.coalesce},

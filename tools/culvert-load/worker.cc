@@ -1,5 +1,9 @@
 #include "tools/culvert-load/worker.h"
 
+#include <sys/prctl.h>
+
+#include <algorithm>
+
 #include "tools/culvert-load/client_pool.h"
 #include "tools/culvert-load/run.h"
 
@@ -9,7 +13,9 @@ namespace {
 constexpr uint64_t kDrainNs = kSecond;      // waits at most so long for what is under way
 constexpr uint64_t kQuietNs = kSecond / 4;  // and stops when nothing came for so long
 constexpr uint64_t kLastSendsNs = 20'000'000;
-constexpr int kReceivesPerTurn = 16;  // before sending goes on, if they keep coming
+constexpr uint64_t kLongestSleepNs = 5'000'000;
+constexpr unsigned long kTimerSlackNs = 1;  // the kernel's own 50 us would make every send late
+constexpr int kReceivesPerTurn = 16;        // before sending goes on, if they keep coming
 
 }  // namespace
 
@@ -59,10 +65,17 @@ size_t DriverWorker::receive_burst(uint64_t& now, uint64_t wait_ns) {
   return items.size();
 }
 
+// How long one receive may wait when nothing was sent in this turn.
+uint64_t DriverWorker::wait_at(uint64_t now) const {
+  if (!o_.sleep || !schedule_.paced()) return wait_ns_;
+  const uint64_t next = std::min(schedule_.due(next_event_), trial_.measure_to);
+  return std::min(next > now ? next - now : 0, kLongestSleepNs);
+}
+
 size_t DriverWorker::receive_some(uint64_t& now, bool sent) {
   size_t got = 0;
   for (int i = 0; i < kReceivesPerTurn; ++i) {
-    const size_t more = receive_burst(now, sent ? 0 : wait_ns_);
+    const size_t more = receive_burst(now, sent ? 0 : wait_at(now));
     got += more;
     // Paced sending must not be late because much arrives: it looks at its schedule in between.
     if (more == 0 || schedule_.paced()) break;
@@ -107,6 +120,7 @@ void DriverWorker::traffic(const Trial& trial) {
   next_event_ = 0;
   const uint64_t drops = driver_->receive_drops();
   const uint64_t refused = driver_->counters().send_refused;
+  if (o_.sleep) prctl(PR_SET_TIMERSLACK, kTimerSlackNs);
   while (monotonic_ns() < trial.start) {
   }
   pump();

@@ -83,6 +83,7 @@ class DriverWorker : public Worker {
   void pump();
   size_t receive_burst(uint64_t& now, uint64_t wait_ns);
   size_t receive_some(uint64_t& now, bool sent);
+  [[nodiscard]] uint64_t wait_at(uint64_t now) const;
   void drain(uint64_t now);
 
   Schedule schedule_;

@@ -2,6 +2,7 @@
 // attribute (RFC 8656 sections 11.5 and 18.13), whether or not a channel is bound. The address that
 // sent the error is never checked; the destination of the lost datagram must have a permission.
 #include "dataplane/path/no_flow.h"
+#include "dataplane/steer/owner.h"
 
 namespace culvert {
 
@@ -35,8 +36,13 @@ void handle_icmp_error(PathContext& path, const RxDatagram& rx) {
   FlowState& flows = core.flows;
   if (!is_forwarded(rx)) return core.count(Outcome::k_icmp_type_ignored);
   const PortEntry* entry = flows.port(rx.relay);
-  if (entry == nullptr || entry->allocation >= flows.allocations.size())
+  if (entry == nullptr || entry->allocation >= flows.allocations.size()) {
+    // Software steering, as for a peer's datagram: whichever core it comes to, the owner decides.
+    const CoreId owner_core = owner(rx.relay.port, path.snapshot.cores);
+    if (owner_core != core.id && rx.handed_over == 0)
+      return hand_off(path, rx, owner_core, Outcome::k_handoff);
     return core.count(Outcome::k_icmp_unmatched);
+  }
   const Allocation& a = flows.allocations[entry->allocation];
   // The permission of an IPv4 peer is not found by the mapped spelling of its address.
   const uint32_t slot = rx.source.ip.is_v4_mapped_v6()

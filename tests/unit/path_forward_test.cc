@@ -322,6 +322,37 @@ TEST(Forward, IcmpErrorsBecomeDataIndications) {  // rows 76-78
   EXPECT_EQ(core.outcome(Outcome::k_icmp_unmatched), 1u);
 }
 
+// A driver may bring it to any core: the owner of the relayed port decides, as for a peer's
+// datagram.
+TEST(Forward, AnIcmpErrorThatComesToAnotherCoreIsHandedToTheOwnerOfItsPort) {
+  TestCore other(TestCore::small_limits(), 0, 2);  // port 50002 belongs to core 1
+  std::vector<RingSlot> memory(256);
+  SpscRing ring(memory);
+  other.state->handoff[1] = &ring;
+  RxDatagram rx;
+  rx.kind = RxKind::kIcmpError;
+  rx.relay = {0, 50002};
+  rx.source = at("192.0.2.99:7000");
+  rx.icmp_type = 3;
+  rx.icmp_code = 4;
+  rx.icmp_mtu = 1400;
+  EXPECT_TRUE(other.run(rx).empty());
+  EXPECT_EQ(other.outcome(Outcome::k_handoff), 1u);
+  ASSERT_NE(ring.front(), nullptr);
+
+  TestCore owner_core(TestCore::small_limits(), 1, 2);
+  owner_core.allocate(0, kClient, 50002);
+  ASSERT_EQ(owner_core.bind(0, 0x4001, "192.0.2.99:7000"), ApplyError::kNone);
+  rx = MessageView(ring.front()).as<Handoff>().datagram;
+  EXPECT_EQ(rx.icmp_mtu, 1400u);
+  EXPECT_EQ(owner_core.run(rx).size(), 1u);
+  EXPECT_EQ(owner_core.outcome(Outcome::k_relayed_icmp_to_data), 1u);
+  // Nobody's port: it is not handed on for ever.
+  rx.relay.port = 50004;  // core 0's
+  EXPECT_TRUE(owner_core.run(rx).empty());
+  EXPECT_EQ(owner_core.outcome(Outcome::k_icmp_unmatched), 1u);
+}
+
 TEST(Forward, OrderWithinABurstIsKept) {
   TestCore core;
   core.allocate(0, kClient, 50000);

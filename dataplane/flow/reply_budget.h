@@ -100,7 +100,10 @@ class ReplyBudgetBuckets {
     if (bucket.tokens == capacity(rate)) bucket.charged = 0;
   }
   void refill_units(uint32_t per_second, Ticks now) {
-    const uint64_t elapsed = std::min<uint32_t>(now - bad_nonce_last_, 1000);
+    // It begins full, whatever the clock says: Ticks start anywhere.
+    const uint64_t elapsed =
+        bad_nonce_started_ ? std::min<uint32_t>(now - bad_nonce_last_, 1000) : uint64_t{1000};
+    bad_nonce_started_ = true;
     bad_nonce_milli_ =
         std::min<uint64_t>(bad_nonce_milli_ + elapsed * per_second, uint64_t{per_second} * 1000);
     bad_nonce_last_ = now;
@@ -135,6 +138,7 @@ class ReplyBudgetBuckets {
   Bucket total_;
   uint64_t bad_nonce_milli_ = 0;
   Ticks bad_nonce_last_ = 0;
+  bool bad_nonce_started_ = false;
 };
 
 }  // namespace culvert

@@ -142,6 +142,18 @@ TEST(PathStun, BadNoncesHaveABudgetOfTheirOwn) {
   EXPECT_EQ(core.outcome(Outcome::k_bad_nonce_to_control), 4u);
 }
 
+// Ticks start anywhere, also at 0: the first strangers find the budget full.
+TEST(PathStun, TheBudgetOfBadNoncesBeginsFull) {
+  for (const Ticks start : {Ticks{0}, Ticks{1}, Ticks{0xffffffff}}) {
+    TestCore core;
+    core.snapshot.reply_budget.bad_nonce_per_second = 3;
+    for (int i = 0; i < 5; ++i)
+      (void)core.run(core.from_client(kClient, with_integrity(Nonce{})), start);
+    EXPECT_EQ(core.outcome(Outcome::k_bad_nonce_to_control), 3u) << start;
+    EXPECT_EQ(core.outcome(Outcome::k_bad_nonce_budget), 2u) << start;
+  }
+}
+
 TEST(PathStun, PastTheBudgetNothingIsAmplified) {
   TestCore core;
   core.snapshot.reply_budget.per_prefix_bytes_per_second = 100;

@@ -98,7 +98,8 @@ def table(looks, lines, unit):
         for name in against:
             ratio = ""
             if name in row and BASE in row and row[BASE]["median"] > 0:
-                ratio = f"{row[name]['median'] / row[BASE]['median']:.2f}"
+                value = row[name]["median"] / row[BASE]["median"]
+                ratio = f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
             out.append(f"<td>{ratio}</td>")
         out.append("</tr>")
     return "".join(out) + "</table>"

@@ -23,7 +23,8 @@ import time
 import sites
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-USER, PASSWORD, REALM = "bench", "bench-password", "bench.example"
+# Letters only: pion's example server takes no other passwords on its command line.
+USER, PASSWORD, REALM = "bench", "benchpassword", "bench.example"
 READY_SECONDS = 15
 STOP_SECONDS = 5
 GO_BUILD_SECONDS = 300

@@ -82,6 +82,15 @@ void check(const test::TestCore& core, const TxBurst& out, const uint8_t* data, 
     ENSURE(tx.egress != kNoEgress && tx.to.port != 0 && tx.ttl != 0);
     ENSURE(tx.from_address < core.snapshot.addresses.size());
     ENSURE(core.snapshot.addresses[tx.from_address].bound.family == tx.to.ip.family);
+    if (tx.from_port == 3478) {
+      ENSURE(tx.egress < 2);
+    } else {
+      // To a peer: from a live relayed port by its own egress, and only with a permission.
+      const PortEntry* entry = core.state->flows.port({tx.from_address, tx.from_port});
+      ENSURE(entry != nullptr && entry->egress == tx.egress && entry->allocation < 4);
+      ENSURE(core.state->flows.find_permission(entry->allocation, tx.to.ip) != kNoSlot);
+      ENSURE(within(tx, data, size) && tx.head_length == 0 && tx.pad_length == 0);
+    }
   }
 }
 

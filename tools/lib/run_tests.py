@@ -3,6 +3,7 @@ the closing line "N passed, N failed, N skipped". Every stage runs even when an 
 so that one run shows everything. Results are kept in build/test-results."""
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -179,35 +180,44 @@ def python_tests(stage, folder, options, build_folder, settings=None):
 
 def fuzz_targets(folder):
     targets = json.loads((folder / "meson-info" / "intro-targets.json").read_text(encoding="utf-8"))
-    return sorted(pathlib.Path(target["filename"][0]) for target in targets
-                  if target["type"] == "executable"
-                  and "/tests/fuzz/" in target["defined_in"].replace(os.sep, "/"))
+    programs = (pathlib.Path(target["filename"][0]) for target in targets
+                if target["type"] == "executable"
+                and "/tests/fuzz/" in target["defined_in"].replace(os.sep, "/"))
+    return sorted(program for program in programs if program.name.endswith("_fuzz"))
+
+
+def fuzz_one(target, seconds):
+    """Runs one target for that long; (outcome, inputs executed, detail)."""
+    corpus = BUILD / "fuzz-corpus" / target.name
+    corpus.mkdir(parents=True, exist_ok=True)
+    artifacts = RESULTS / "fuzz-artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    seeds = ROOT / "tests/fuzz/corpus" / target.name.removesuffix("_fuzz")
+    command = [str(target), str(corpus), str(seeds), f"-max_total_time={seconds}",
+               f"-artifact_prefix={artifacts}/{target.name}-", "-print_final_stats=1",
+               "-rss_limit_mb=2048", "-timeout=5"]
+    log = RESULTS / f"fuzz-{target.name}.log"
+    status = run(command, log, timeout=seconds * 4 + 120)
+    executions = [line.split()[-1] for line in tail(log, 200).splitlines()
+                  if "number_of_executed_units" in line]
+    if status == 0 and executions and int(executions[0]) > 0:
+        return "passed", executions[0], ""
+    return "failed", (executions or ["0"])[0], tail(log)
 
 
 def fuzz(stage, folder, options):
     seconds = FUZZ_SECONDS_FULL if options.full else FUZZ_SECONDS
     targets = [t for t in fuzz_targets(folder) if (options.filter or "") in t.name]
     say(f"== fuzz: {len(targets)} targets, {seconds} s each")
-    for target in targets:
-        corpus = BUILD / "fuzz-corpus" / target.name
-        corpus.mkdir(parents=True, exist_ok=True)
-        artifacts = RESULTS / "fuzz-artifacts"
-        artifacts.mkdir(parents=True, exist_ok=True)
-        seeds = [ROOT / "tests/fuzz/corpus" / name
-                 for name in (target.name, target.name.removesuffix("_fuzz"))]
-        command = [str(target), str(corpus), *[str(s) for s in seeds if s.is_dir()],
-                   f"-max_total_time={seconds}", f"-artifact_prefix={artifacts}/{target.name}-",
-                   "-print_final_stats=1", "-rss_limit_mb=2048", "-timeout=5"]
-        log = RESULTS / f"fuzz-{target.name}.log"
-        status = run(command, log, timeout=seconds * 4 + 120)
-        executions = [line.split()[-1] for line in tail(log, 200).splitlines()
-                      if "number_of_executed_units" in line]
-        outcome = "passed" if status == 0 and executions and int(executions[0]) > 0 else "failed"
-        detail = "" if outcome == "passed" else tail(log)
-        stage.add(target.name, outcome, seconds, detail)
-        say(f"  {outcome:7} {target.name} ({(executions or ['0'])[0]} inputs)")
-        if detail:
-            say(detail)
+    if not targets and not options.filter:
+        stage.add("fuzz", "failed", 0, "the build has no fuzz targets")
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda target: fuzz_one(target, seconds), targets)
+        for target, (outcome, executions, detail) in zip(targets, results):
+            stage.add(target.name, outcome, seconds, detail)
+            say(f"  {outcome:7} {target.name} ({executions} inputs)")
+            if detail:
+                say(detail)
 
 
 def summary(stages):

@@ -74,6 +74,7 @@ void TurnServer::Impl::publish() {
   nonce_keys_.now_seconds = static_cast<uint32_t>(now_.ms / 1000);
   auto snapshot = build_snapshot(config_, cores_, nonce_keys_);
   snapshot->version = ++version_;
+  snapshot->steering = engine_.snapshot().steering;  // of the ports, for as long as they are open
   engine_.publish(std::move(snapshot));
   next_publish_ms_ = now_.ms + kPublishMs;
   ++stats_.snapshots_published;

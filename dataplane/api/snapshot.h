@@ -2,6 +2,7 @@
 // control and reclaimed once every core has announced a loop since (QSBR; Engine::publish).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -45,11 +46,20 @@ struct ReplyBudget {
   uint32_t bad_nonce_per_second = 0;
 };
 
+// Which core a client belongs to. Kernel sockets decide by where the datagram arrives; a port that
+// we poll decides by a hash over client and listener, which the port's RSS computes too where it
+// has one. Then any datagram may arrive on any core, and is handed over.
+struct ClientSteering {
+  bool by_hash = false;
+  std::array<uint8_t, 40> key{};  // Toeplitz
+};
+
 struct Snapshot {
   uint64_t version = 0;
   std::vector<LocalAddress> addresses;
   std::vector<Listener> listeners;
   uint16_t cores = 1;
+  ClientSteering steering;
   uint16_t relay_port_low = 49152;
   uint16_t relay_port_high = 65535;
   NonceKeys nonce_keys;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <bit>
+#include <type_traits>
 
 #include "dataplane/base/arena.h"
 #include "dataplane/core/explain.h"
@@ -71,9 +72,8 @@ class Worker {
       if (run_once() != 0) continue;
       mailbox_.bell.arm();
       if (nothing_waiting()) {
-        core_.stats.sleeps.add(1);
         publish_gauges();
-        driver_.wait(kIdleWaitUs);
+        if (sleep()) core_.stats.sleeps.add(1);
       }
       mailbox_.bell.disarm();
     }
@@ -83,6 +83,16 @@ class Worker {
   [[nodiscard]] size_t arena_used() const { return arena_.used(); }
 
  private:
+  // A driver that polls says whether it slept at all; the others always do.
+  bool sleep() {
+    if constexpr (std::is_same_v<decltype(driver_.wait(kIdleWaitUs)), bool>) {
+      return driver_.wait(kIdleWaitUs);
+    } else {
+      driver_.wait(kIdleWaitUs);
+      return true;
+    }
+  }
+
   // ---------------------------------------------------------------- sending
 
   void flush() {
@@ -411,6 +421,9 @@ class Worker {
         ++count;
       }
       if (count == 0) continue;
+      // A driver that writes checksums itself wants to know the payloads' sums.
+      const std::span<const RxDatagram> taken{rx_.data(), count};
+      if constexpr (requires { driver_.handed_in(taken); }) driver_.handed_in(taken);
       process(core_, snapshot, now, {rx_.data(), count}, tx_);
       flush();
       ring->release();

@@ -25,6 +25,14 @@ enum class RxKind : uint8_t {
 // What the driver knows of received DF; kernel sockets cannot tell (turn.md row 97).
 enum class DontFragment : uint8_t { kUnknown, kClear, kSet };
 
+// What a driver that sees frames knows of the sender's UDP checksum. It travels with a datagram
+// that another core will send, so that the new checksum still reveals damage to the payload.
+enum class PayloadSum : uint8_t {
+  kUnknown,  // the driver cannot tell: the sender of the new datagram computes a fresh one
+  kAbsent,   // an IPv4 sender used none
+  kKnown,    // payload_sum holds
+};
+
 // Hash of the key when the driver handed a packet over from another core, etc. is not carried: it
 // is recomputed by the owner.
 struct RxDatagram {
@@ -39,9 +47,11 @@ struct RxDatagram {
   TransportAddress source;  // kIcmpError: the peer the lost datagram was sent to
   uint8_t icmp_type = 0;    // kIcmpError: of the family of `source`
   uint8_t icmp_code = 0;
-  uint8_t hops_done = 0;    // path's own: 1 on the second pass of a hairpin
-  uint8_t handed_over = 0;  // came over a ring from another core
-  uint32_t icmp_mtu = 0;    // next-hop MTU where the type carries one, else 0
+  uint8_t hops_done = 0;     // path's own: 1 on the second pass of a hairpin
+  uint8_t handed_over = 0;   // cores that passed it on over a ring before this one
+  uint32_t icmp_mtu = 0;     // next-hop MTU where the type carries one, else 0
+  uint16_t payload_sum = 0;  // ones' complement sum of the payload, as the sender stated it
+  PayloadSum sum_state = PayloadSum::kUnknown;
 };
 static_assert(sizeof(RxDatagram) <= 64);
 

@@ -132,7 +132,7 @@ void hand_off(PathContext& path, const RxDatagram& rx, CoreId owner, Outcome sen
   Handoff message;
   message.datagram = rx;
   message.datagram.payload = nullptr;
-  message.datagram.handed_over = 1;
+  message.datagram.handed_over = static_cast<uint8_t>(rx.handed_over + 1);
   if (!ring_write(*ring, message, {rx.payload, rx.length}))
     return core.count(Outcome::k_handoff_full);
   core.wake_cores |= uint64_t{1} << owner;

@@ -2,6 +2,7 @@
 // that get a Data indication. Two or three dependent look-ups instead of one; still no state is
 // made.
 #include "dataplane/path/no_flow.h"
+#include "dataplane/steer/client.h"
 #include "dataplane/steer/owner.h"
 #include "dataplane/wire/channel_data.h"
 
@@ -19,11 +20,13 @@ namespace {
   return flows.transaction_state[1] + b;
 }
 
-// A client's datagram whose allocation lives on another core (a used reservation).
-// One that was already handed over goes no further: two redirects that point at each other must not
-// pass it on for ever.
+// A client's datagram whose allocation lives on another core (a used reservation). It may come from
+// the core where it arrived, but not from there by a redirect already: two redirects that point at
+// each other must not pass it on for ever.
+constexpr uint8_t kMaxHandovers = 2;
 [[nodiscard]] bool redirected(PathContext& path, const RxDatagram& rx, const ClientTuple& client) {
-  if (rx.handed_over != 0) return false;
+  const uint8_t before_redirect = path.snapshot.steering.by_hash ? kMaxHandovers - 1 : 0;
+  if (rx.handed_over > before_redirect) return false;
   const uint32_t slot = path.core.flows.find_redirect(client);
   if (slot == kNoSlot) return false;
   hand_off(path, rx, path.core.flows.redirects[slot].owner, Outcome::k_handoff_reservation);
@@ -31,6 +34,17 @@ namespace {
 }
 
 }  // namespace
+
+bool steered(PathContext& path, const RxDatagram& rx) {
+  const ClientSteering& steering = path.snapshot.steering;
+  if (!steering.by_hash || rx.handed_over != 0) return false;
+  const Listener& listener = path.snapshot.listeners[rx.listener];
+  const TransportAddress to{path.snapshot.addresses[listener.address].bound, listener.port};
+  const CoreId core = client_owner(steering.key, rx.source, to, path.snapshot.cores);
+  if (core == path.core.id) return false;
+  hand_off(path, rx, core, Outcome::k_handoff);
+  return true;
+}
 
 uint32_t begin_data_indication(PathContext& path, TxDatagram& tx, const Allocation& allocation,
                                const TransportAddress& peer) {
@@ -62,7 +76,7 @@ void finish_data_indication(TxDatagram& tx, uint32_t head_length) {
 void channel_without_flow(PathContext& path, const RxDatagram& rx) {
   const ClientTuple client{rx.source, rx.listener, 0};
   if (path.core.flows.find_client(client) != kNoSlot) return path.core.count(Outcome::k_no_channel);
-  if (redirected(path, rx, client)) return;
+  if (redirected(path, rx, client) || steered(path, rx)) return;
   path.core.count(Outcome::k_no_allocation);
 }
 
@@ -72,7 +86,7 @@ void handle_send(PathContext& path, const RxDatagram& rx, const stun::Message& m
   const ClientTuple client{rx.source, rx.listener, 0};
   const uint32_t index = flows.find_client(client);
   if (index == kNoSlot) {
-    if (!redirected(path, rx, client)) core.count(Outcome::k_no_allocation);
+    if (!redirected(path, rx, client) && !steered(path, rx)) core.count(Outcome::k_no_allocation);
     return;
   }
   using stun::AttributeSlot;

@@ -51,7 +51,7 @@ void process(CoreState& core, const Snapshot& snapshot, Ticks now, std::span<con
   uint32_t handed_in = 0;
   for (const RxDatagram& rx : in) {
     if (rx.handed_over == 0) bytes += rx.length;  // else its first core has counted them
-    handed_in += rx.handed_over;
+    handed_in += rx.handed_over != 0 ? 1u : 0u;
   }
   core.stats.received_packets.add(in.size() - handed_in);
   core.stats.handed_in.add(handed_in);

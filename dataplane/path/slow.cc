@@ -157,14 +157,18 @@ void to_control(PathContext& path, const RxDatagram& rx, const stun::Message& me
 void handle_request(PathContext& path, const RxDatagram& rx, const stun::Message& message) {
   if (message.method() == stun::kBinding) return answer_binding(path, rx, message);
   if (!is_turn_method(message.method())) return path.core.count(Outcome::k_stun_method_unknown);
-  if (message.has_integrity()) return to_control(path, rx, message);
+  if (message.has_integrity()) {
+    // An allocation is made where its client belongs.
+    if (!steered(path, rx)) to_control(path, rx, message);
+    return;
+  }
   const ClientTuple client{rx.source, rx.listener, 0};
   const FlowState& flows = path.core.flows;
   const bool known = message.method() == stun::kAllocate || flows.find_client(client) != kNoSlot ||
                      flows.find_redirect(client) != kNoSlot;
   if (known)
     challenge(path, rx, message);
-  else
+  else if (!steered(path, rx))
     answer_no_allocation(path, rx, message);
 }
 

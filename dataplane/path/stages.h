@@ -38,6 +38,9 @@ void handle_icmp_error(PathContext& path, const RxDatagram& rx);
 
 // Passes a datagram to another core; counts `sent` or handoff_full.
 void hand_off(PathContext& path, const RxDatagram& rx, CoreId owner, Outcome sent);
+// Where clients belong to cores by a hash (Snapshot::steering), a datagram that found nothing on
+// the core where it arrived goes to its client's. True: handed over and counted.
+[[nodiscard]] bool steered(PathContext& path, const RxDatagram& rx);
 // A client's datagram to one of our own addresses: second pass here, or on the owner of the port.
 void hairpin(PathContext& path, const RxDatagram& rx, std::span<const uint8_t> payload,
              RelayLeg from, const TransportAddress& to);

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "dataplane/api/frame_counter.h"
 #include "dataplane/api/outcome.h"
 
 namespace culvert {
@@ -27,6 +28,7 @@ class Counter {
 struct alignas(128) CoreStats {
   // received (+ hairpin_passes + handed_in) == sum(outcomes)
   std::array<Counter, kOutcomes> outcomes;
+  std::array<Counter, kFrameCounters> frames;  // of a driver that sees frames, beside outcomes
   Counter received_packets;
   Counter received_bytes;  // UDP payload
   Counter sent_packets;

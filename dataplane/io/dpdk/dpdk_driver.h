@@ -1,0 +1,168 @@
+// The driver for DPDK ports: frames in from a port's queue, datagrams to the path, frames out. One
+// object per fast core, used by that core's thread alone.
+//
+// Receiving: a burst from one port after another; each frame is parsed where it lies
+// (wire/frame.h), and datagrams for our listeners and relayed ports are handed out with their
+// payload still in its buffer. ARP, neighbour discovery and echo are answered here (host.h): no
+// kernel serves these ports. All else is counted by name (api/frame_counter.def) and freed.
+// Sending: new headers are written into the very buffer that the datagram came in, in front of its
+// payload; what the relay made itself, or another core handed over, is copied into a fresh one.
+// UDP checksums are carried over incrementally: the payload is not read.
+//
+// Invariants: nothing is allocated after construction but buffers from the ports' pools; each
+// buffer is freed or sent exactly once; an unknown next hop, a full port or an empty pool costs the
+// datagram, counted, and never blocks. Cost: docs/performance.md.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "dataplane/api/snapshot.h"
+#include "dataplane/api/stats.h"
+#include "dataplane/base/ticks.h"
+#include "dataplane/io/dpdk/host.h"
+#include "dataplane/io/dpdk/neighbours.h"
+#include "dataplane/io/dpdk/ports.h"
+#include "dataplane/io/dpdk/routes.h"
+#include "dataplane/io/driver.h"
+#include "dataplane/path/datagram.h"
+#include "dataplane/wire/frame.h"
+
+struct rte_mbuf;
+
+namespace culvert {
+
+// ARP requests, solicitations and echo requests that one core answers in a second: a kernel's
+// default for echo is 1000 (net.ipv4.icmp_msgs_per_sec).
+inline constexpr uint32_t kMaxHostAnswersPerSecond = 1000;
+
+struct DpdkOptions {
+  std::vector<PortAddress> addresses;
+  std::vector<IpAddress> gateways;
+  // Never sleeps. Otherwise an idle core sleeps up to 100 us at a time.
+  bool busy = false;
+  // UDP checksums of every datagram are verified, not only of STUN messages.
+  bool verify_all = false;
+  // Milliseconds for now(), instead of the clock: tests and replays.
+  const Ticks* clock = nullptr;
+};
+
+class DpdkDriver {
+ public:
+  // `neighbours`, `ports`: shared by all cores. Throws std::runtime_error with a sentence when an
+  // address of the snapshot stands on no port.
+  DpdkDriver(const Snapshot& snapshot, CoreId core, DpdkPorts& ports, NeighbourTable& neighbours,
+             const DpdkOptions& options, CoreStats& stats);
+  ~DpdkDriver();
+  DpdkDriver(const DpdkDriver&) = delete;
+  DpdkDriver& operator=(const DpdkDriver&) = delete;
+
+  [[nodiscard]] uint32_t rx_burst(std::span<RxDatagram> rx);
+  [[nodiscard]] uint32_t tx_burst(TxBurst& tx);
+  [[nodiscard]] Egress listener_egress(uint16_t listener) const;
+  [[nodiscard]] Egress open_relay_port(RelayLeg leg);
+  void close_relay_port(RelayLeg) {}
+  [[nodiscard]] Ticks now();
+  // True when it slept.
+  bool wait(uint32_t wait_us);
+  void wake() {}  // nobody sleeps longer than a wake-up would take
+
+  // Datagrams from other cores, about to be processed: their payloads lie in a ring, and their
+  // sums must outlive them until tx_burst().
+  void handed_in(std::span<const RxDatagram> datagrams);
+
+  // Frames asked of a port at once, at most kMaxBurst: tests cut a capture where its time changes.
+  void set_burst(uint32_t frames) { burst_ = frames; }
+
+ private:
+  struct PortOfCore;
+
+  // A datagram whose payload may be sent on.
+  struct Held {
+    rte_mbuf* mbuf = nullptr;  // nullptr: gone out, or not ours to keep
+    const uint8_t* begin = nullptr;
+    const uint8_t* end = nullptr;
+    const uint8_t* payload = nullptr;
+    uint16_t length = 0;
+    uint16_t sum = 0;
+    PayloadSum sum_state = PayloadSum::kUnknown;
+  };
+  struct HeldList {
+    uint32_t count = 0;
+    uint32_t cursor = 0;  // outgoing datagrams keep the order of arrival
+    std::array<Held, kMaxBurst> items;
+    [[nodiscard]] Held* find(const uint8_t* payload);
+  };
+  struct NextHop {
+    frame::MacAddress mac{};
+    uint8_t port = 0;
+    bool known = false;
+  };
+
+  void count(FrameCounter counter) { stats_.frames[static_cast<size_t>(counter)].add(1); }
+  void index_addresses(const Snapshot& snapshot);
+  [[nodiscard]] uint16_t address_index(const IpAddress& ip) const;
+
+  // Receiving.
+  void release_held();
+  [[nodiscard]] uint32_t take_frames(PortOfCore& port, uint32_t frames, std::span<RxDatagram> rx);
+  [[nodiscard]] bool take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx);
+  [[nodiscard]] bool for_path(frame::Kind kind, const frame::Parsed& parsed, bool good,
+                              RxDatagram& rx);
+  void react(PortOfCore& port, const rte_mbuf* mbuf);
+  void learn(PortOfCore& port, const uint8_t* frame, const IpAddress& source);
+
+  // Sending.
+  [[nodiscard]] NextHop next_hop(const Routes::Route& route);
+  void ask(const PortAddress& by, const IpAddress& target);
+  [[nodiscard]] rte_mbuf* make_frame(const TxDatagram& tx, const NextHop& hop);
+  [[nodiscard]] frame::BodySum sum_of(const TxDatagram& tx, const Held* from) const;
+  [[nodiscard]] bool queue(PortOfCore& port, rte_mbuf* mbuf);
+  [[nodiscard]] uint32_t flush(PortOfCore& port);
+  [[nodiscard]] bool host_budget();
+
+  CoreStats& stats_;
+  NeighbourTable& neighbours_;
+  Routes routes_;
+  CoreId core_;
+  CoreId cores_;
+  DpdkOptions options_;
+  uint32_t burst_ = kMaxBurst;
+
+  struct Service {
+    uint16_t port = 0;
+    uint16_t listener = 0;
+  };
+  struct Address {
+    IpAddress bound;
+    bool relays = false;
+    std::vector<Service> listeners;
+  };
+  std::vector<Address> addresses_;  // Snapshot::addresses
+  std::vector<uint16_t> listener_address_;
+  std::vector<uint16_t> address_slots_;  // open addressing over IpAddress
+  uint16_t port_low_;
+  uint16_t port_high_;
+
+  std::vector<std::unique_ptr<PortOfCore>> ports_;
+  size_t next_port_ = 0;
+  HeldList held_;
+  HeldList foreign_;
+  std::array<rte_mbuf*, kMaxBurst> frames_{};
+  std::array<NextHop, kMaxBurst> hops_;
+  std::array<Routes::Route, kMaxBurst> route_;
+
+  uint16_t seconds_ = 0;  // of now(): ages of neighbours
+  uint16_t budget_second_ = 0;
+  uint32_t budget_left_ = kMaxHostAnswersPerSecond;
+  uint16_t identification_ = 0;
+  uint32_t idle_polls_ = 0;
+  uint32_t sleep_us_ = 0;
+};
+
+static_assert(Driver<DpdkDriver>);
+
+}  // namespace culvert

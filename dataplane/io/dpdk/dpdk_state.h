@@ -1,0 +1,46 @@
+// What the driver's source files share and nobody else sees: DPDK's types.
+#pragma once
+
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_pause.h>
+#include <rte_prefetch.h>
+
+#include <array>
+#include <vector>
+
+#include "dataplane/io/dpdk/dpdk_driver.h"
+
+namespace culvert {
+
+inline constexpr uint16_t kNoAddressIndex = 0xffff;
+
+// One port as one core uses it.
+struct DpdkDriver::PortOfCore {
+  PortOfCore(Port& p, uint8_t place, CoreId core)
+      : shared(p),
+        id(p.id),
+        position(place),
+        rx_queue(core),
+        tx_queue(static_cast<uint16_t>(core % p.tx_queues)),
+        receives(core < p.rx_queues),
+        pool(p.pools[core]),
+        frame_limit(p.mtu + frame::kEthernetHeader) {}
+
+  Port& shared;
+  uint16_t id;
+  uint8_t position;  // among the ports
+  uint16_t rx_queue;
+  uint16_t tx_queue;
+  bool receives;
+  rte_mempool* pool;
+  size_t frame_limit;
+  host::Port host;
+  std::vector<IpAddress> addresses;
+  // A burst, and at most as many requests for link addresses.
+  uint16_t queued = 0;
+  std::array<rte_mbuf*, 2 * kMaxBurst> out{};
+};
+
+}  // namespace culvert

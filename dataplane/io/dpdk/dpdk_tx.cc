@@ -1,0 +1,195 @@
+// Sending: next hops, headers, frames.
+#include <algorithm>
+
+#include "dataplane/io/dpdk/dpdk_state.h"
+
+namespace culvert {
+
+namespace {
+
+// Of a sending queue that cores share; held while one burst is copied.
+class QueueGuard {
+ public:
+  explicit QueueGuard(QueueLock* lock) : lock_(lock) {
+    while (lock_ != nullptr && lock_->held.exchange(true, std::memory_order_acquire))
+      rte_pause();
+  }
+  ~QueueGuard() {
+    if (lock_ != nullptr) lock_->held.store(false, std::memory_order_release);
+  }
+  QueueGuard(const QueueGuard&) = delete;
+  QueueGuard& operator=(const QueueGuard&) = delete;
+
+ private:
+  QueueLock* lock_;
+};
+
+}  // namespace
+
+uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
+  // The table's lines for the whole burst are under way before the first is needed.
+  for (uint32_t i = 0; i < tx.count; ++i) {
+    route_[i] = routes_.route(tx.items[i].to.ip);
+    neighbours_.prefetch(route_[i].target);
+  }
+  for (uint32_t i = 0; i < tx.count; ++i) {
+    const bool again = i != 0 && hops_[i - 1].known && route_[i].target == route_[i - 1].target;
+    hops_[i] = again ? hops_[i - 1] : next_hop(route_[i]);
+  }
+  uint32_t failed = 0;
+  for (uint32_t i = 0; i < tx.count; ++i) {
+    rte_mbuf* mbuf = hops_[i].known ? make_frame(tx.items[i], hops_[i]) : nullptr;
+    if (mbuf == nullptr)
+      ++failed;
+    else if (!queue(*ports_[hops_[i].port], mbuf)) {
+      rte_pktmbuf_free(mbuf);
+      ++failed;
+    }
+  }
+  for (const auto& port : ports_)
+    if (port->queued != 0) failed += flush(*port);
+  return failed;
+}
+
+// Known, or counted why not.
+DpdkDriver::NextHop DpdkDriver::next_hop(const Routes::Route& route) {
+  NeighbourTable::Hop hop;
+  using State = NeighbourTable::State;
+  const State state = neighbours_.find(route.target, seconds_, route.by != nullptr, hop);
+  if (state == State::kKnown || state == State::kStale) {
+    if (state == State::kStale) ask(*route.by, route.target);
+    return {hop.mac, hop.port, hop.port < ports_.size()};
+  }
+  if (route.by == nullptr) {
+    count(FrameCounter::k_no_route);
+  } else {
+    if (state == State::kUnknown) ask(*route.by, route.target);
+    count(FrameCounter::k_no_next_hop);
+  }
+  return {};
+}
+
+void DpdkDriver::ask(const PortAddress& by, const IpAddress& target) {
+  if (by.port >= ports_.size()) return;
+  PortOfCore& port = *ports_[by.port];
+  rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
+  if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
+  const std::span<uint8_t> room{rte_pktmbuf_mtod(mbuf, uint8_t*), rte_pktmbuf_tailroom(mbuf)};
+  mbuf->data_len = static_cast<uint16_t>(host::ask(room, port.host, by.ip, target));
+  mbuf->pkt_len = mbuf->data_len;
+  if (queue(port, mbuf))
+    count(FrameCounter::k_neighbour_asked);
+  else
+    rte_pktmbuf_free(mbuf);
+}
+
+// The new UDP checksum follows from the received one where that is known; a body the relay made
+// itself is summed, and a datagram without a checksum gets none where the family permits it.
+frame::BodySum DpdkDriver::sum_of(const TxDatagram& tx, const Held* from) const {
+  frame::BodySum rest;
+  if (from != nullptr && from->sum_state == PayloadSum::kKnown) {
+    frame::Parsed received;
+    received.payload = from->payload;
+    received.length = from->length;
+    received.payload_sum = from->sum;
+    received.sum_known = true;
+    rest = frame::piece_sum(received, tx.payload, tx.length);
+  } else if (from == nullptr || from->sum_state == PayloadSum::kUnknown || tx.to.ip.is_v6()) {
+    rest = frame::full_sum(tx.payload, tx.length);
+  }
+  return frame::with_head(rest, tx.head.data(), tx.head_length);
+}
+
+// nullptr: counted.
+rte_mbuf* DpdkDriver::make_frame(const TxDatagram& tx, const NextHop& hop) {
+  PortOfCore& port = *ports_[hop.port];
+  Held* from = tx.payload == nullptr ? nullptr : held_.find(tx.payload);
+  const Held* sum_from =
+      from == nullptr && tx.payload != nullptr ? foreign_.find(tx.payload) : from;
+
+  frame::Outgoing o;
+  o.source = {addresses_[tx.from_address].bound, tx.from_port};
+  o.destination = tx.to;
+  o.ttl = tx.ttl;
+  o.tos = tx.tos;
+  o.dont_fragment = tx.dont_fragment;
+  // RFC 6864: an atomic datagram's identification means nothing; others count, each core in a
+  // residue class of its own.
+  if (!tx.dont_fragment && tx.to.ip.is_v4())
+    o.identification = static_cast<uint16_t>(++identification_ * cores_ + core_);
+  o.body = sum_of(tx, sum_from);
+
+  const size_t size = tx.size();
+  const size_t headers = frame::kEthernetHeader + frame::kUdpHeader +
+                         (tx.to.ip.is_v4() ? frame::kIpv4Header : frame::kIpv6Header);
+  if (headers + size > port.frame_limit) [[unlikely]] {
+    count(FrameCounter::k_exceeds_mtu);
+    return nullptr;
+  }
+  // In place where the buffer has room before and after the payload, which received frames have.
+  rte_mbuf* mbuf = from == nullptr ? nullptr : from->mbuf;
+  uint8_t* body = nullptr;
+  if (mbuf != nullptr) [[likely]] {
+    auto* const buffer = static_cast<uint8_t*>(mbuf->buf_addr);
+    const auto offset = static_cast<size_t>(tx.payload - buffer);
+    if (offset >= tx.head_length + frame::kMaxHeaders &&
+        offset + tx.length + tx.pad_length <= mbuf->buf_len) {
+      body = buffer + offset - tx.head_length;
+      from->mbuf = nullptr;
+    } else {
+      mbuf = nullptr;
+    }
+  }
+  if (mbuf == nullptr) {
+    mbuf = rte_pktmbuf_alloc(port.pool);
+    if (mbuf == nullptr) {
+      count(FrameCounter::k_no_buffer);
+      return nullptr;
+    }
+    body = rte_pktmbuf_mtod(mbuf, uint8_t*) + frame::kMaxHeaders;
+    if (tx.length != 0) std::memcpy(body + tx.head_length, tx.payload, tx.length);
+  }
+  std::memcpy(body, tx.head.data(), tx.head_length);
+  std::memset(body + tx.head_length + tx.length, 0, tx.pad_length);
+  const frame::Link link{hop.mac, port.host.mac, frame::kNoVlan};
+  const size_t written = frame::write_headers(body, size, link, o);
+  if (written == 0) [[unlikely]] {
+    count(FrameCounter::k_exceeds_mtu);
+    rte_pktmbuf_free(mbuf);
+    return nullptr;
+  }
+  mbuf->data_off = static_cast<uint16_t>(body - written - static_cast<uint8_t*>(mbuf->buf_addr));
+  mbuf->data_len = static_cast<uint16_t>(written + size);
+  mbuf->pkt_len = mbuf->data_len;
+  mbuf->ol_flags = 0;
+  return mbuf;
+}
+
+// False: no place is left, counted; the buffer stays the caller's.
+bool DpdkDriver::queue(PortOfCore& port, rte_mbuf* mbuf) {
+  if (port.queued == port.out.size()) {
+    count(FrameCounter::k_port_full);
+    return false;
+  }
+  port.out[port.queued++] = mbuf;
+  return true;
+}
+
+// What the port does not take is freed and counted: a core never waits for one.
+uint32_t DpdkDriver::flush(PortOfCore& port) {
+  QueueLock* lock = port.shared.shared_tx ? &port.shared.locks[port.tx_queue] : nullptr;
+  uint16_t sent = 0;
+  {
+    const QueueGuard guard(lock);
+    sent = rte_eth_tx_burst(port.id, port.tx_queue, port.out.data(), port.queued);
+  }
+  const uint32_t left = static_cast<uint32_t>(port.queued) - sent;
+  port.queued = 0;
+  if (left != 0) [[unlikely]] {
+    stats_.frames[static_cast<size_t>(FrameCounter::k_port_full)].add(left);
+    rte_pktmbuf_free_bulk(&port.out[sent], left);
+  }
+  return left;
+}
+
+}  // namespace culvert

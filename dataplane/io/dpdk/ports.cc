@@ -1,0 +1,189 @@
+#include "dataplane/io/dpdk/ports.h"
+
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "dataplane/steer/client.h"
+
+namespace culvert {
+
+namespace {
+
+// DPDK's compile-time maximum; a burst of 64 must be well below it (architecture.md 5.5).
+constexpr unsigned kPoolCache = RTE_MEMPOOL_CACHE_MAX_SIZE;
+
+[[noreturn]] void fail(const Port& port, const std::string& what, int error) {
+  throw std::runtime_error("port " + port.name + " (" + port.driver + "): " + what + ": " +
+                           rte_strerror(std::abs(error)));
+}
+
+void must(const Port& port, const std::string& what, int result) {
+  if (result < 0) fail(port, what, result);
+}
+
+[[nodiscard]] uint64_t udp_rss(const rte_eth_dev_info& info) {
+  return info.flow_type_rss_offloads &
+         (RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_UDP);
+}
+
+// Best effort: without it the ports' own spread stays, and cores hand over.
+[[nodiscard]] bool program_redirection(const Port& port, const rte_eth_dev_info& info,
+                                       CoreId cores) {
+  if (info.reta_size == 0 || info.reta_size % kRedirectionEntries != 0) return false;
+  std::vector<rte_eth_rss_reta_entry64> table(info.reta_size / RTE_ETH_RETA_GROUP_SIZE);
+  for (uint32_t i = 0; i < info.reta_size; ++i) {
+    rte_eth_rss_reta_entry64& group = table[i / RTE_ETH_RETA_GROUP_SIZE];
+    group.mask = UINT64_MAX;
+    group.reta[i % RTE_ETH_RETA_GROUP_SIZE] = redirection(i, cores);
+  }
+  return rte_eth_dev_rss_reta_update(port.id, table.data(), info.reta_size) == 0;
+}
+
+}  // namespace
+
+DpdkPorts::DpdkPorts(const PortsOptions& options) : options_(options) {
+  // Those that belong to another driver (the members of a bond) are skipped.
+  for (uint64_t id = rte_eth_find_next_owned_by(0, RTE_ETH_DEV_NO_OWNER); id < RTE_MAX_ETHPORTS;
+       id = rte_eth_find_next_owned_by(static_cast<uint16_t>(id + 1), RTE_ETH_DEV_NO_OWNER)) {
+    Port port;
+    port.id = static_cast<uint16_t>(id);
+    char name[RTE_ETH_NAME_MAX_LEN] = {};
+    if (rte_eth_dev_get_name_by_port(port.id, name) == 0) port.name = name;
+    ports_.push_back(std::move(port));
+  }
+  if (ports_.empty())
+    throw std::runtime_error(
+        "EAL found no port: name one in dpdk.eal, such as --vdev=net_af_packet0,iface=eth1 or "
+        "-a 0000:3b:00.0 (and install its driver, such as librte-net-af-packet)");
+  if (ports_.size() > kMaxPorts)
+    throw std::runtime_error("EAL found " + std::to_string(ports_.size()) + " ports; at most " +
+                             std::to_string(kMaxPorts) + " are served: name them with -a");
+  try {
+    for (Port& port : ports_)
+      configure(port);
+    for (Port& port : ports_)
+      start(port);
+  } catch (...) {
+    close();
+    throw;
+  }
+}
+
+DpdkPorts::~DpdkPorts() {
+  close();
+}
+
+void DpdkPorts::close() {
+  for (Port& port : ports_) {
+    (void)rte_eth_dev_stop(port.id);
+    (void)rte_eth_dev_close(port.id);
+    for (rte_mempool* pool : port.pools)
+      rte_mempool_free(pool);
+    port.pools.clear();
+  }
+  ports_.clear();
+}
+
+void DpdkPorts::configure(Port& port) {
+  rte_eth_dev_info info{};
+  must(port, "cannot be asked what it can do", rte_eth_dev_info_get(port.id, &info));
+  port.driver = info.driver_name != nullptr ? info.driver_name : "?";
+  port.rx_queues = std::min<uint16_t>(options_.cores, std::max<uint16_t>(info.max_rx_queues, 1));
+  port.tx_queues = std::min<uint16_t>(options_.cores, std::max<uint16_t>(info.max_tx_queues, 1));
+  port.shared_tx = port.tx_queues < options_.cores;
+  port.locks = std::make_unique<QueueLock[]>(port.tx_queues);
+  (void)rte_eth_dev_get_mtu(port.id, &port.mtu);
+
+  constexpr uint64_t kChecksums = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+  const uint64_t rx_offloads = info.rx_offload_capa & kChecksums;
+  port.verifies_checksums = rx_offloads == kChecksums;
+  // Only where all buffers of a queue come from one pool: frames of another port come from another.
+  const bool one_pool = ports_.size() == 1 && !port.shared_tx;
+  const uint64_t tx_offloads =
+      one_pool ? info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE : 0;
+
+  rte_eth_conf conf{};
+  conf.rxmode.offloads = rx_offloads;
+  conf.txmode.offloads = tx_offloads;
+  port.rss =
+      port.rx_queues > 1 && udp_rss(info) != 0 && info.hash_key_size == options_.rss_key.size();
+  if (port.rss) {
+    conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+    conf.rx_adv_conf.rss_conf.rss_key = options_.rss_key.data();
+    conf.rx_adv_conf.rss_conf.rss_key_len = static_cast<uint8_t>(options_.rss_key.size());
+    conf.rx_adv_conf.rss_conf.rss_hf = udp_rss(info);
+  }
+  must(port, "cannot be configured",
+       rte_eth_dev_configure(port.id, port.rx_queues, port.tx_queues, &conf));
+  make_pools(port);
+  set_up_queues(port, rx_offloads, tx_offloads);
+}
+
+// Enough for full queues both ways, every core's cache and a burst in hand.
+void DpdkPorts::make_pools(Port& port) {
+  const size_t in_flight =
+      2u * options_.descriptors + 2 * kPoolCache + 4 * kMaxBurst + options_.extra_buffers;
+  const auto count = static_cast<uint32_t>(std::bit_ceil(in_flight) - 1);
+  const auto room = static_cast<uint16_t>(
+      std::max<uint32_t>(options_.buffer_bytes,
+                         std::bit_ceil<uint32_t>(port.mtu + frame::kMaxHeaders)) +
+      RTE_PKTMBUF_HEADROOM);
+  for (CoreId core = 0; core < options_.cores; ++core) {
+    const std::string name = "culvert_" + std::to_string(port.id) + "_" + std::to_string(core);
+    rte_mempool* pool = rte_pktmbuf_pool_create(name.c_str(), count, kPoolCache, 0, room,
+                                                rte_eth_dev_socket_id(port.id));
+    if (pool == nullptr)
+      throw std::runtime_error("port " + port.name + ": no memory for " + std::to_string(count) +
+                               " buffers of " + std::to_string(room) +
+                               " bytes: reserve more hugepages (docs/deployment.md)");
+    port.pools.push_back(pool);
+  }
+}
+
+void DpdkPorts::set_up_queues(Port& port, uint64_t rx_offloads, uint64_t tx_offloads) {
+  uint16_t rx_descriptors = options_.descriptors;
+  uint16_t tx_descriptors = options_.descriptors;
+  must(port, "does not take its queue sizes",
+       rte_eth_dev_adjust_nb_rx_tx_desc(port.id, &rx_descriptors, &tx_descriptors));
+  rte_eth_dev_info info{};
+  must(port, "cannot be asked what it can do", rte_eth_dev_info_get(port.id, &info));
+  const auto socket = static_cast<unsigned>(rte_eth_dev_socket_id(port.id));
+  rte_eth_rxconf rx = info.default_rxconf;
+  rx.offloads = rx_offloads;
+  rte_eth_txconf tx = info.default_txconf;
+  tx.offloads = tx_offloads;
+  for (uint16_t q = 0; q < port.rx_queues; ++q)
+    must(port, "cannot set up receiving queue " + std::to_string(q),
+         rte_eth_rx_queue_setup(port.id, q, rx_descriptors, socket, &rx, port.pools[q]));
+  for (uint16_t q = 0; q < port.tx_queues; ++q)
+    must(port, "cannot set up sending queue " + std::to_string(q),
+         rte_eth_tx_queue_setup(port.id, q, tx_descriptors, socket, &tx));
+}
+
+void DpdkPorts::start(Port& port) {
+  must(port, "cannot be started", rte_eth_dev_start(port.id));
+  rte_ether_addr mac{};
+  must(port, "has no link address", rte_eth_macaddr_get(port.id, &mac));
+  std::copy_n(mac.addr_bytes, port.mac.size(), port.mac.begin());
+  // Neighbour solicitations come to group addresses. Ports that cannot filter say so.
+  if (rte_eth_allmulticast_enable(port.id) != 0) (void)rte_eth_promiscuous_enable(port.id);
+  if (port.rss) {
+    rte_eth_dev_info info{};
+    must(port, "cannot be asked what it can do", rte_eth_dev_info_get(port.id, &info));
+    port.rss = program_redirection(port, info, options_.cores);
+  }
+}
+
+DpdkPorts::Counters DpdkPorts::counters(const Port& port) const {
+  rte_eth_stats stats{};
+  if (rte_eth_stats_get(port.id, &stats) != 0) return {};
+  return {stats.imissed, stats.rx_nombuf, stats.ierrors + stats.oerrors};
+}
+
+}  // namespace culvert

@@ -1,0 +1,88 @@
+// The Ethernet ports that EAL has probed, configured and started for a number of fast cores: a pair
+// of queues and a buffer pool for each core and port, offloads negotiated, RSS programmed where the
+// port has it. Built once, before privileges are dropped; drivers use what is in here.
+//
+// A port with fewer queues than there are cores serves them all the same: core n receives on queue
+// n if there is one (the others get their datagrams handed over) and sends on queue n modulo their
+// number, under a lock where cores share one.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dataplane/api/limits.h"
+#include "dataplane/wire/frame.h"
+
+struct rte_mempool;
+
+namespace culvert {
+
+// Frames of one port are gathered in an array of one burst each, on every core.
+inline constexpr size_t kMaxPorts = 8;
+
+struct PortsOptions {
+  CoreId cores = 1;
+  std::array<uint8_t, 40> rss_key{};
+  uint16_t descriptors = 1024;  // of each queue, as near as the port can (architecture.md 5.5)
+  // For a port that keeps frames of its own (net_pcap's infinite_rx).
+  uint32_t extra_buffers = 0;
+  // Bytes of a buffer after the headroom; grows with a port's MTU.
+  uint16_t buffer_bytes = 2048;
+};
+
+// Of one sending queue. A spin lock: its holder copies one burst.
+struct alignas(64) QueueLock {
+  std::atomic<bool> held{false};
+};
+
+struct Port {
+  uint16_t id = 0;  // ethdev's
+  std::string name;
+  std::string driver;
+  frame::MacAddress mac{};
+  uint16_t mtu = 1500;
+  uint16_t rx_queues = 1;
+  uint16_t tx_queues = 1;
+  bool shared_tx = false;           // fewer sending queues than cores
+  bool verifies_checksums = false;  // receive flags say good or bad
+  bool rss = false;
+  std::vector<rte_mempool*> pools;  // by core
+  std::unique_ptr<QueueLock[]> locks;
+};
+
+class DpdkPorts {
+ public:
+  // Every port there is, in EAL's order. Throws std::runtime_error with one sentence.
+  explicit DpdkPorts(const PortsOptions& options);
+  ~DpdkPorts();
+  DpdkPorts(const DpdkPorts&) = delete;
+  DpdkPorts& operator=(const DpdkPorts&) = delete;
+
+  [[nodiscard]] std::vector<Port>& ports() { return ports_; }
+  [[nodiscard]] const std::vector<Port>& ports() const { return ports_; }
+  [[nodiscard]] const PortsOptions& options() const { return options_; }
+
+  // What a port itself counted, for the log.
+  struct Counters {
+    uint64_t missed = 0;     // frames the port dropped: nobody took them in time
+    uint64_t no_buffer = 0;  // frames dropped for want of a buffer
+    uint64_t errors = 0;
+  };
+  [[nodiscard]] Counters counters(const Port& port) const;
+
+ private:
+  void configure(Port& port);
+  void make_pools(Port& port);
+  void set_up_queues(Port& port, uint64_t rx_offloads, uint64_t tx_offloads);
+  void start(Port& port);
+  void close();
+
+  PortsOptions options_;
+  std::vector<Port> ports_;
+};
+
+}  // namespace culvert

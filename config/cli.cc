@@ -33,6 +33,7 @@ constexpr std::string_view kWho = "Who may use the relay (the default realm)";
 constexpr std::string_view kPeers = "Which peers may be reached";
 constexpr std::string_view kLimits = "Limits";
 constexpr std::string_view kOperation = "Operation";
+constexpr std::string_view kPorts = "Ports without the kernel (--driver dpdk)";
 
 constexpr std::array kFlags = {
     FlagHelp{"--listen", "ADDR:PORT", kAddresses,
@@ -48,8 +49,12 @@ constexpr std::array kFlags = {
     FlagHelp{"--deny-peer", "CIDR", kPeers, "Refuse this network too"},
     FlagHelp{"--max-allocations", "N", kLimits, "Allocations at once"},
     FlagHelp{"--reply-budget", "B", kLimits, "Rate for unauthenticated replies, such as 16MB/s"},
-    FlagHelp{"--driver", "NAME", kOperation, "How datagrams get in and out: sockets"},
+    FlagHelp{"--driver", "NAME", kOperation, "How datagrams get in and out: sockets or dpdk"},
     FlagHelp{"--cores", "N", kOperation, "Forwarding threads; 0: one for each CPU"},
+    FlagHelp{"--eal", "ARGS", kPorts, "EAL's arguments in one word, but for its lcores"},
+    FlagHelp{"--port-address", "ADDR/LEN[@PORT]", kPorts, "An address of a port, and its network"},
+    FlagHelp{"--neighbour", "IP=MAC[@PORT]", kPorts, "A link address known beforehand"},
+    FlagHelp{"--gateway", "ADDR", kPorts, "Where datagrams to other networks go"},
     FlagHelp{"--control-socket", "PATH", kOperation, "Socket for culvertctl, or off"},
     FlagHelp{"--metrics", "ADDR:PORT", kOperation, "Prometheus metrics and /healthz, or off"},
     FlagHelp{"--log-level", "LEVEL", kOperation, "trace, debug, info, warning or error"},

@@ -8,6 +8,7 @@
 // realms.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -37,6 +38,8 @@ inline constexpr size_t kMaxSecretsPerRealm = 2;
 inline constexpr size_t kMaxRealms = 64;          // as many as listeners: each serves one realm
 inline constexpr size_t kMaxRelayAddresses = 64;  // leaves 192 of kMaxLocalAddresses to listeners
 inline constexpr size_t kMaxPeerRules = 4096;     // deny and allow together
+inline constexpr size_t kMaxPortAddresses = 256;  // as many as the relay has addresses
+inline constexpr size_t kMaxConfiguredNeighbours = 1024;
 inline constexpr size_t kMaxUserNameBytes =
     508;                                       // RFC 8489 14.3: USERNAME is shorter than 509 bytes
 inline constexpr size_t kMaxRealmBytes = 127;  // RFC 8489 14.9: fewer than 128 characters
@@ -132,6 +135,34 @@ struct MetricsConfig {
   friend bool operator==(const MetricsConfig&, const MetricsConfig&) = default;
 };
 
+// An address of ours on a port that no kernel serves, with the network it stands in.
+struct PortAddressConfig {
+  IpAddress ip;
+  uint8_t prefix_bits = 0;  // within the address's own family
+  uint8_t port = 0;         // in EAL's order
+  friend bool operator==(const PortAddressConfig&, const PortAddressConfig&) = default;
+};
+
+// A link address that is known beforehand.
+struct NeighbourConfig {
+  IpAddress ip;
+  std::array<uint8_t, 6> mac{};
+  uint8_t port = 0;
+  friend bool operator==(const NeighbourConfig&, const NeighbourConfig&) = default;
+};
+
+enum class IdlePolicy : uint8_t { kAdaptive, kBusy };
+
+// Used by the dpdk driver alone.
+struct DpdkConfig {
+  std::string eal;  // EAL's arguments, but for those about lcores
+  std::vector<PortAddressConfig> port_addresses;
+  std::vector<NeighbourConfig> neighbours;
+  std::vector<IpAddress> gateways;  // at most one of each family
+  IdlePolicy idle = IdlePolicy::kAdaptive;
+  friend bool operator==(const DpdkConfig&, const DpdkConfig&) = default;
+};
+
 enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarning, kError };
 enum class LogFormat : uint8_t { kText, kJson };
 
@@ -166,6 +197,7 @@ struct Config {
   MetricsConfig metrics;
   LogConfig log;
   RunAsConfig run_as;
+  DpdkConfig dpdk;
   uint32_t stop_grace_seconds = kDefaultStopGraceSeconds;
   std::string software = "Culvert";  // SOFTWARE attribute; empty: not sent
   friend bool operator==(const Config&, const Config&) = default;

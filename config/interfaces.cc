@@ -127,6 +127,17 @@ MachineAddresses read_machine_addresses() {
   return machine;
 }
 
+MachineAddresses read_machine_addresses(const Config& config) {
+  if (config.driver != "dpdk") return read_machine_addresses();
+  MachineAddresses machine;
+  for (const PortAddressConfig& address : config.dpdk.port_addresses) {
+    machine.addresses.push_back(address.ip);
+    auto& first = address.ip.is_v4() ? machine.default_v4 : machine.default_v6;
+    if (!first) first = address.ip;
+  }
+  return machine;
+}
+
 bool wildcard_covers(const IpAddress& ip) {
   if (is_wildcard(ip)) return false;
   const uint8_t* b = ip.wire();

@@ -24,6 +24,8 @@ struct MachineAddresses {
 
 // Sends nothing. Throws std::system_error when the kernel refuses the list.
 [[nodiscard]] MachineAddresses read_machine_addresses();
+// The same, or with driver = "dpdk" the ports' addresses: the kernel's are not the relay's there.
+[[nodiscard]] MachineAddresses read_machine_addresses(const Config& config);
 
 // Whether a wildcard stands for this address: not loopback, not link-local, not unspecified or
 // multicast.

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "config/dpdk.h"
 #include "config/units.h"
 
 namespace culvert {
@@ -16,8 +17,12 @@ namespace {
 
 using Errors = std::vector<Diagnostic>;
 
+#ifdef CULVERT_HAVE_DPDK
+constexpr std::array<std::string_view, 2> kBuiltDrivers = {"sockets", "dpdk"};
+#else
 constexpr std::array<std::string_view, 1> kBuiltDrivers = {"sockets"};
-constexpr std::array<std::string_view, 1> kLaterDrivers = {"dpdk"};
+#endif
+constexpr std::array<std::string_view, 2> kKnownDrivers = {"sockets", "dpdk"};
 
 // A machine does not run more, and the arithmetic of a sum of rates stays far from 2^63.
 constexpr uint64_t kMaxRate = 125'000'000'000;  // 1 Tbit/s
@@ -208,6 +213,8 @@ constexpr Words<LogLevel, 5> kLogLevels = {{{"trace", LogLevel::kTrace},
                                             {"error", LogLevel::kError}}};
 constexpr Words<LogFormat, 2> kLogFormats = {
     {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}};
+constexpr Words<IdlePolicy, 2> kIdlePolicies = {
+    {{"adaptive", IdlePolicy::kAdaptive}, {"busy", IdlePolicy::kBusy}}};
 constexpr Words<PasswordAlgorithm, 2> kAlgorithms = {
     {{"sha256", PasswordAlgorithm::kSha256}, {"md5", PasswordAlgorithm::kMd5}}};
 
@@ -320,6 +327,60 @@ void read_ports(const KeyInfo& key, const Value& value, Config& config, size_t, 
 std::string write_ports(const Config& config, size_t, bool) {
   return toml_quote(std::to_string(config.relay_port_low) + "-" +
                     std::to_string(config.relay_port_high));
+}
+
+// ------------------------------------------------------------ DPDK
+
+// A list of texts in one of the small languages of config/dpdk.h.
+template <auto kAt, auto kParse, auto kFormat, const auto& kWhat>
+struct ParsedList {
+  static void read(const KeyInfo& key, const Value& value, Config& config, size_t element,
+                   Errors& errors) {
+    if (!expect_list(key, value, errors)) return;
+    std::remove_reference_t<decltype(kAt(config, element))> list;
+    for (const Value& item : value.items) {
+      if (!expect_string(key, item, errors)) continue;
+      const auto parsed = kParse(item.text);
+      if (parsed)
+        list.push_back(*parsed);
+      else
+        complain(errors, key, item.origin, quoted(item.text) + kWhat[0], kWhat[1]);
+    }
+    kAt(config, element) = std::move(list);
+  }
+  static std::string write(const Config& config, size_t element, bool) {
+    return write_list(kAt(config, element), kFormat);
+  }
+};
+
+[[nodiscard]] std::string format_ip(const IpAddress& ip) {
+  return ip.to_string();
+}
+
+constexpr std::array<const char*, 2> kPortAddressHelp = {
+    " is not a port's address", "write \"192.0.2.1/24\", or \"192.0.2.1/24@1\" for port 1"};
+constexpr std::array<const char*, 2> kNeighbourHelp = {
+    " is not a neighbour", "write \"192.0.2.7=02:00:00:00:00:07\", with @1 behind it on port 1"};
+constexpr std::array<const char*, 2> kGatewayHelp = {" is not an address", "write \"192.0.2.254\""};
+
+void read_eal(const KeyInfo& key, const Value& value, Config& config, size_t, Errors& errors) {
+  if (!expect_string(key, value, errors)) return;
+  if (has_control_characters(value.text) || !is_utf8(value.text)) {
+    complain(errors, key, value.origin, "the value holds bytes that are no text",
+             "separate arguments by blanks");
+    return;
+  }
+  const auto words = split_words(value.text);
+  if (!words) {
+    complain(errors, key, value.origin, "a quote is not closed", "close it");
+    return;
+  }
+  for (const std::string& word : *words) {
+    const std::string reason = refuse_eal_word(word);
+    if (!reason.empty())
+      complain(errors, key, value.origin, quoted(word) + " is refused: " + reason, "leave it out");
+  }
+  config.dpdk.eal = value.text;
 }
 
 // ------------------------------------------------------------ addresses
@@ -528,10 +589,10 @@ void read_driver(const KeyInfo& key, const Value& value, Config& config, size_t,
     }
     built += (built.empty() ? "" : ", ") + toml_quote(name);
   }
-  const bool later =
-      std::find(kLaterDrivers.begin(), kLaterDrivers.end(), value.text) != kLaterDrivers.end();
+  const bool known =
+      std::find(kKnownDrivers.begin(), kKnownDrivers.end(), value.text) != kKnownDrivers.end();
   complain(errors, key, value.origin,
-           "the driver " + quoted(value.text) + (later ? " is not in this build" : " is not known"),
+           "the driver " + quoted(value.text) + (known ? " is not in this build" : " is not known"),
            "this build has: " + built);
 }
 
@@ -617,6 +678,13 @@ using LogLevelKey = Word<AT(log.level), kLogLevels>;
 using LogFormatKey = Word<AT(log.format), kLogFormats>;
 using LogTargetKey = Text<AT(log.target), kMaxPathBytes, false>;
 using RunUserKey = Text<AT(run_as.user), kMaxAccountBytes, true>;
+using EalKey = Text<AT(dpdk.eal), kMaxPathBytes, true>;
+using PortAddressesKey =
+    ParsedList<AT(dpdk.port_addresses), parse_port_address, format_port_address, kPortAddressHelp>;
+using NeighboursKey =
+    ParsedList<AT(dpdk.neighbours), parse_neighbour, format_neighbour, kNeighbourHelp>;
+using GatewaysKey = ParsedList<AT(dpdk.gateways), IpAddress::parse, format_ip, kGatewayHelp>;
+using IdleKey = Word<AT(dpdk.idle), kIdlePolicies>;
 using RunGroupKey = Text<AT(run_as.group), kMaxAccountBytes, true>;
 
 #undef AT
@@ -649,17 +717,22 @@ constexpr std::array kSections = {
     SectionInfo{"log", Repeats::kOnce, "What is logged, how, and where to."},
     SectionInfo{"run_as", Repeats::kOnce,
                 "Who the daemon becomes once its sockets are open, when it was started as root."},
+    SectionInfo{"dpdk", Repeats::kOnce,
+                "Ports that the relay drives by itself, with driver = \"dpdk\": no kernel serves "
+                "them, so their addresses stand here and ARP, neighbour discovery and ping are "
+                "answered by the relay. See docs/deployment.md."},
 };
 
 constexpr std::array kKeys = {
     KeyInfo{.section = "",
             .name = "driver",
             .type = "string",
-            .range = "\"sockets\"",
+            .range = "\"sockets\" or \"dpdk\"",
             .flag = "--driver",
             .reload = Reload::kRestart,
             .doc = "How datagrams get in and out. \"sockets\" uses the kernel's UDP sockets, runs "
-                   "anywhere and needs no privileges.",
+                   "anywhere and needs no privileges. \"dpdk\" drives network ports without the "
+                   "kernel ([dpdk]), where the build has it.",
             .read = read_driver,
             .write = DriverKey::write},
     KeyInfo{.section = "",
@@ -1043,6 +1116,63 @@ constexpr std::array kKeys = {
             .example = "\"culvert\"",
             .read = RunGroupKey::read,
             .write = RunGroupKey::write},
+
+    KeyInfo{.section = "dpdk",
+            .name = "eal",
+            .type = "string",
+            .range = "EAL's arguments, separated by blanks",
+            .flag = "--eal",
+            .reload = Reload::kRestart,
+            .doc = "Which ports there are, and which memory: --vdev, -a, --in-memory, --no-huge, "
+                   "-m, --file-prefix as DPDK documents them. The lcores come from `cores`, and "
+                   "--iova-mode=va is added, without which memory cannot be had once privileges "
+                   "are dropped.",
+            .example = "\"--in-memory --vdev=net_af_packet0,iface=eth1\"",
+            .read = read_eal,
+            .write = EalKey::write},
+    KeyInfo{.section = "dpdk",
+            .name = "port_addresses",
+            .type = "list",
+            .range = "ADDRESS/LENGTH[@PORT]; at most 256",
+            .flag = "--port-address",
+            .reload = Reload::kRestart,
+            .doc = "The addresses of the ports and the networks they stand in; PORT counts from 0 "
+                   "in EAL's order and is 0 when left out. Every listener and every relay address "
+                   "must be among them.",
+            .example = "[\"192.0.2.1/24\", \"2001:db8::1/64\"]",
+            .read = PortAddressesKey::read,
+            .write = PortAddressesKey::write},
+    KeyInfo{.section = "dpdk",
+            .name = "neighbours",
+            .type = "list",
+            .range = "ADDRESS=MAC[@PORT]; at most 1024",
+            .flag = "--neighbour",
+            .reload = Reload::kRestart,
+            .doc = "Link addresses known beforehand; they are never asked for and never change. "
+                   "All others are asked for and learned.",
+            .example = "[\"192.0.2.7=02:00:00:00:00:07\"]",
+            .read = NeighboursKey::read,
+            .write = NeighboursKey::write},
+    KeyInfo{.section = "dpdk",
+            .name = "gateways",
+            .type = "list",
+            .range = "at most one address of each family, on a port's network",
+            .flag = "--gateway",
+            .reload = Reload::kRestart,
+            .doc = "Where datagrams to other networks go. Without one, they go back to where their "
+                   "addressee was last heard from, which only a laboratory wants.",
+            .example = "[\"192.0.2.254\", \"2001:db8::fe\"]",
+            .read = GatewaysKey::read,
+            .write = GatewaysKey::write},
+    KeyInfo{.section = "dpdk",
+            .name = "idle",
+            .type = "string",
+            .range = "\"adaptive\" or \"busy\"",
+            .reload = Reload::kRestart,
+            .doc = "What a fast core does when nothing arrives: sleep up to 100 us at a time, or "
+                   "poll on, which takes its whole CPU and saves those microseconds.",
+            .read = IdleKey::read,
+            .write = IdleKey::write},
 };
 
 }  // namespace

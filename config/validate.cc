@@ -38,6 +38,16 @@ constexpr size_t kMinSecretBytes = 16;
   return true;
 }
 
+[[nodiscard]] bool same_network(const PortAddressConfig& a, const IpAddress& ip) {
+  if (a.ip.family != ip.family) return false;
+  const unsigned bits = a.prefix_bits + (ip.is_v4() ? 96u : 0u);
+  for (unsigned bit = 0; bit < bits; ++bit) {
+    const auto mask = static_cast<uint8_t>(0x80u >> (bit % 8));
+    if (((a.ip.bytes[bit / 8] ^ ip.bytes[bit / 8]) & mask) != 0) return false;
+  }
+  return true;
+}
+
 class Checker {
  public:
   Checker(const Config& config, const Origins& origins) : config_(config), origins_(origins) {}
@@ -110,6 +120,27 @@ class Checker {
                    "give at least " + std::to_string(2 * config_.cores) + ", or fewer cores");
   }
 
+  void dpdk() {
+    const DpdkConfig& dpdk = config_.dpdk;
+    if (config_.driver != "dpdk") return;
+    if (dpdk.port_addresses.empty())
+      return complain_key("dpdk", "port_addresses", "the ports have no address",
+                          "give --port-address ADDR/LEN: the kernel's addresses are not theirs");
+    if (dpdk.port_addresses.size() > kMaxPortAddresses)
+      complain_key("dpdk", "port_addresses",
+                   std::to_string(dpdk.port_addresses.size()) + " addresses are given",
+                   "at most " + std::to_string(kMaxPortAddresses));
+    if (dpdk.neighbours.size() > kMaxConfiguredNeighbours)
+      complain_key("dpdk", "neighbours",
+                   std::to_string(dpdk.neighbours.size()) + " neighbours are given",
+                   "at most " + std::to_string(kMaxConfiguredNeighbours));
+    for (const ListenConfig& listener : config_.listeners)
+      if (!is_unspecified(listener.address.ip)) on_port("listen", "address", listener.address.ip);
+    for (const RelayAddressConfig& relay : config_.relay_addresses)
+      on_port("relay", "addresses", relay.bound);
+    gateways();
+  }
+
   void realms() {
     if (config_.realms.size() > kMaxRealms)
       complain("realm", "name", kMaxRealms,
@@ -178,6 +209,10 @@ class Checker {
   }
 
   void other_warnings() {
+    if (config_.driver != "dpdk" && config_.dpdk != DpdkConfig{})
+      complain_key("dpdk", "eal",
+                   "the [dpdk] section has no effect with driver = " + toml_quote(config_.driver),
+                   "set driver = \"dpdk\", or leave the section out");
     if (config_.limits.default_lifetime_seconds < kDefaultAllocationLifetimeSeconds)
       complain_key("limits", "default_lifetime", "is below RFC 8656's 10 minutes",
                    "clients that refresh late lose their allocations");
@@ -206,6 +241,31 @@ class Checker {
   }
 
  private:
+  void on_port(std::string_view section, std::string_view name, const IpAddress& ip) {
+    const auto& addresses = config_.dpdk.port_addresses;
+    const auto same = [&](const PortAddressConfig& a) { return a.ip == ip; };
+    if (std::none_of(addresses.begin(), addresses.end(), same))
+      complain_key(section, name, ip.to_string() + " is on none of the ports",
+                   "add --port-address " + ip.to_string() + "/LENGTH");
+  }
+
+  void gateways() {
+    bool seen[2] = {false, false};
+    for (const IpAddress& gateway : config_.dpdk.gateways) {
+      const auto reaches = [&](const PortAddressConfig& a) {
+        return same_network(a, gateway) && a.ip != gateway;
+      };
+      const auto& addresses = config_.dpdk.port_addresses;
+      if (std::none_of(addresses.begin(), addresses.end(), reaches))
+        complain_key("dpdk", "gateways", gateway.to_string() + " is on no port's network",
+                     "a gateway is a neighbour: check its address and the networks' lengths");
+      bool& family = seen[gateway.is_v6() ? 1 : 0];
+      if (family)
+        complain_key("dpdk", "gateways", "two gateways of one family are given", "give one");
+      family = true;
+    }
+  }
+
   [[nodiscard]] bool in_use(size_t realm) const {
     if (config_.listeners.empty()) return realm == 0;
     return std::any_of(config_.listeners.begin(), config_.listeners.end(),
@@ -225,6 +285,7 @@ std::vector<Diagnostic> validate(const Config& config, const Origins& origins) {
   checker.relays();
   checker.realms();
   checker.numbers();
+  checker.dpdk();
   return checker.take();
 }
 

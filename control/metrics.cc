@@ -127,6 +127,17 @@ void add_cores(Page& page, const MetricsContext& c) {
     for (CoreId core = 0; core < c.engine.cores(); ++core)
       page.sample(core_label(core) + tail, c.engine.stats(core).outcomes[i].get());
   }
+  // Only a driver that sees frames has any.
+  if (c.config().driver != "dpdk") return;
+  page.family("culvert_frames_total", "counter",
+              "Frames that were no datagrams, or could not be sent, or were answered by the port.");
+  for (size_t i = 0; i < kFrameCounters; ++i) {
+    const FrameCounterInfo& about = kFrameCounterInfo[i];
+    const std::string tail = "," + label("frame", about.name) + "," +
+                             label("severity", kSeverity[static_cast<size_t>(about.severity)]);
+    for (CoreId core = 0; core < c.engine.cores(); ++core)
+      page.sample(core_label(core) + tail, c.engine.stats(core).frames[i].get());
+  }
 }
 
 void add_turn(Page& page, const MetricsContext& c) {

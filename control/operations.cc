@@ -92,6 +92,28 @@ void method_cores(const Context& c, const json&, const RpcAnswer& answer) {
   return kNames[static_cast<size_t>(s)];
 }
 
+// Of a driver that sees frames: what happened before and after the path.
+[[nodiscard]] json frame_counts(const Engine& engine, bool per_core) {
+  json frames = json::array();
+  for (size_t i = 0; i < kFrameCounters; ++i) {
+    uint64_t total = 0;
+    json each = json::array();
+    for (CoreId core = 0; core < engine.cores(); ++core) {
+      const uint64_t n = engine.stats(core).frames[i].get();
+      total += n;
+      each.push_back(n);
+    }
+    const FrameCounterInfo& about = kFrameCounterInfo[i];
+    json one = {{"frame", text(about.name)},
+                {"severity", text(severity_name(about.severity))},
+                {"text", text(about.text)},
+                {"total", total}};
+    if (per_core) one["cores"] = std::move(each);
+    frames.push_back(std::move(one));
+  }
+  return frames;
+}
+
 void method_drops(const Context& c, const json& params, const RpcAnswer& answer) {
   const bool per_core = params.value("per_core", false);
   json outcomes = json::array();
@@ -111,7 +133,9 @@ void method_drops(const Context& c, const json& params, const RpcAnswer& answer)
     if (per_core) one["cores"] = std::move(each);
     outcomes.push_back(std::move(one));
   }
-  answer.result({{"outcomes", std::move(outcomes)}});
+  json result = {{"outcomes", std::move(outcomes)}};
+  if (c->config().driver == "dpdk") result["frames"] = frame_counts(c->engine, per_core);
+  answer.result(std::move(result));
 }
 
 [[nodiscard]] json traffic_totals(const Engine& engine) {

@@ -109,6 +109,11 @@ constexpr FlagCase kFlagCases[] = {
     {"--cores", "5", "", "cores", "5"},
     {"--max-allocations", "50", "limits", "max_allocations", "50"},
     {"--reply-budget", "2MB/s", "reply_budget", "total", "\"2MB/s\""},
+    {"--eal", "--vdev=net_null0 -m 64", "dpdk", "eal", "\"--vdev=net_null0 -m 64\""},
+    {"--port-address", "2001:db8::1/64@1", "dpdk", "port_addresses", "[\"2001:db8::1/64@1\"]"},
+    {"--neighbour", "192.0.2.7=02:00:00:00:0A:07", "dpdk", "neighbours",
+     "[\"192.0.2.7=02:00:00:00:0a:07\"]"},
+    {"--gateway", "192.0.2.254", "dpdk", "gateways", "[\"192.0.2.254\"]"},
     {"--control-socket", "/tmp/b.sock", "control_socket", "path", "\"/tmp/b.sock\""},
     {"--metrics", "[::1]:9641", "metrics", "listen", "\"[::1]:9641\""},
     {"--log-level", "debug", "log", "level", "\"debug\""},
@@ -252,8 +257,40 @@ TEST(ConfigCli, MistakesInFlagsAreToldByTheFlag) {
             "--max-allocation: unknown flag; did you mean --max-allocations?\n");
   EXPECT_EQ(with_user({"chek-config"}),
             "chek-config: unexpected word; did you mean check-config?\n");
-  EXPECT_EQ(with_user({"--driver", "dpdk"}),
-            "--driver: the driver \"dpdk\" is not in this build; this build has: \"sockets\"\n");
+  if (built_drivers().size() == 1) {
+    EXPECT_EQ(with_user({"--driver", "dpdk"}),
+              "--driver: the driver \"dpdk\" is not in this build; this build has: \"sockets\"\n");
+  } else {
+    const auto with_ports = [&](const char* eal, const char* listen, const char* gateway) {
+      return with_user({"--driver", "dpdk", "--port-address", "192.0.2.1/24", "--eal", eal,
+                        "--listen", listen, "--gateway", gateway});
+    };
+    EXPECT_EQ(with_user({"--driver", "dpdk"}),
+              "dpdk.port_addresses: the ports have no address; give --port-address ADDR/LEN: the "
+              "kernel's addresses are not theirs\n");
+    EXPECT_EQ(with_ports("", "192.0.2.2:3478", "192.0.2.254"),
+              "--listen: 192.0.2.2 is on none of the ports; add --port-address "
+              "192.0.2.2/LENGTH\n");
+    EXPECT_EQ(with_ports("", "192.0.2.1:3478", "192.0.3.254"),
+              "--gateway: 192.0.3.254 is on no port's network; a gateway is a "
+              "neighbour: check its address and the networks' lengths\n");
+    EXPECT_EQ(with_ports("--vdev=net_null0", "192.0.2.1:3478", "192.0.2.254"), "");
+  }
+  for (const char* word : {"-l", "-l0-3", "-c", "-cff", "--lcores=0@0", "--lcores", "--main-lcore"})
+    EXPECT_NE(with_user({"--eal", word}).find("culvertd writes EAL's lcores itself"),
+              std::string::npos)
+        << word;
+  EXPECT_EQ(with_user({"--eal", "--log-level=8 --legacy-mem -m 64"}), "");
+  EXPECT_NE(with_user({"--eal", "--vdev='net_null0"}).find("a quote is not closed"),
+            std::string::npos);
+  for (const char* wrong : {"192.0.2.1", "192.0.2.1/33", "2001:db8::1/0", "192.0.2.1/24@x"})
+    EXPECT_NE(with_user({"--port-address", wrong}).find("is not a port's address"),
+              std::string::npos)
+        << wrong;
+  for (const char* wrong : {"192.0.2.1", "192.0.2.1=02:00:00:00:00", "1=02:00:00:00:00:07",
+                            "192.0.2.1=02-00-00-00-00-07", "192.0.2.1=02:00:00:00:00:0g"})
+    EXPECT_NE(with_user({"--neighbour", wrong}).find("is not a neighbour"), std::string::npos)
+        << wrong;
   EXPECT_NE(
       with_user({"--listen", "127.0.0.1:1", "127.0.0.1:2"}).find("127.0.0.1:2: unexpected word"),
       std::string::npos);

@@ -296,6 +296,11 @@ constexpr Other kOthers[] = {
     {"log.target", "[log]\ntarget = \"stdout\""},
     {"run_as.user", "[run_as]\nuser = \"u\""},
     {"run_as.group", "[run_as]\ngroup = \"g\""},
+    {"dpdk.eal", "[dpdk]\neal = \"-m 64\""},
+    {"dpdk.port_addresses", "[dpdk]\nport_addresses = [\"192.0.2.1/24\"]"},
+    {"dpdk.neighbours", "[dpdk]\nneighbours = [\"192.0.2.7=02:00:00:00:00:07\"]"},
+    {"dpdk.gateways", "[dpdk]\ngateways = [\"192.0.2.254\"]"},
+    {"dpdk.idle", "[dpdk]\nidle = \"busy\""},
 };
 
 TEST(ConfigReload, EachChangedKeyIsNamedAndARestartKeyRefusesTheWhole) {

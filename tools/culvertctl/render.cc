@@ -178,16 +178,21 @@ std::string render_drops(const json& drops, bool all, bool per_core) {
   }
   Table table(std::move(head), std::move(right));
   bool any = false;
-  for (const json& o : list) {
+  const auto add = [&](const json& o, const char* name) {
     const uint64_t total = number(o, "total");
-    if (!all && (total == 0 || o.value("severity", "") == "ok")) continue;
+    if (!all && (total == 0 || o.value("severity", "") == "ok")) return;
     any = true;
     std::vector<std::string> row = {with_commas(total)};
     for (size_t core = 0; core < cores; ++core)
       row.push_back(with_commas(o["cores"][core].get<uint64_t>()));
-    row.insert(row.end(), {text_of(o, "severity"), text_of(o, "outcome"), o.value("text", "")});
+    row.insert(row.end(), {text_of(o, "severity"), text_of(o, name), o.value("text", "")});
     table.add(std::move(row));
-  }
+  };
+  for (const json& o : list)
+    add(o, "outcome");
+  // Of a driver that sees frames: before and after the path.
+  for (const json& o : drops.value("frames", json::array()))
+    add(o, "frame");
   return any ? table.text() : "nothing was dropped (--all shows every outcome)\n";
 }
 

@@ -1,11 +1,10 @@
 #include "tools/culvertd/cores.h"
 
-#include <pthread.h>
-
 #include <algorithm>
-#include <string>
 
 #include "control/turn_server.h"
+#include "dataplane/io/sockets/sockets_driver.h"
+#include "tools/culvertd/worker_threads.h"
 
 namespace culvert {
 
@@ -22,10 +21,6 @@ namespace {
 [[nodiscard]] bool any_ipv4(const Config& config) {
   return std::any_of(config.relay_addresses.begin(), config.relay_addresses.end(),
                      [](const RelayAddressConfig& a) { return a.bound.is_v4(); });
-}
-
-[[nodiscard]] CoreSeeds draw_seeds(crypto::Random& random) {
-  return {{random.u64(), random.u64()}, {random.u64(), random.u64()}};
 }
 
 }  // namespace
@@ -61,47 +56,53 @@ ResourceCosts resource_costs(const Config& config) {
   const size_t addresses = config.relay_addresses.size() + config.listeners.size();
   costs.bytes_per_core = ReplyBudgetBuckets::bytes_for() + ports * addresses * sizeof(PortEntry) +
                          (kCommandRingSlots + kEventRingSlots) * sizeof(RingSlot);
+  if (config.driver == "dpdk") costs.fds_per_relayed_port = costs.fds_per_listener_and_core = 0;
   return costs;
 }
 
-SocketCores::SocketCores(RingEngine& engine, const Config& config, const DerivedLimits& derived)
-    : engine_(engine),
-      limits_(core_limits(config, derived)),
-      listeners_(engine.snapshot(), kListenerBufferBytes, kListenerBufferBytes),
-      cores_(engine.cores()) {}
-
-SocketCores::~SocketCores() {
-  stop();
+CoreSeeds draw_seeds(crypto::Random& random) {
+  return {{random.u64(), random.u64()}, {random.u64(), random.u64()}};
 }
 
-void SocketCores::start(crypto::Random& random) {
-  for (CoreId id = 0; id < cores_.size(); ++id) {
+namespace {
+
+class SocketCores final : public FastCores {
+ public:
+  SocketCores(RingEngine& engine, const Config& config, const DerivedLimits& derived)
+      : limits_(core_limits(config, derived)),
+        listeners_(engine.snapshot(), kListenerBufferBytes, kListenerBufferBytes),
+        threads_(engine, limits_) {}
+  ~SocketCores() override { threads_.stop(); }
+
+  void start(crypto::Random& random) override {
     SocketsOptions options;
     // A relayed port per family, and one in four with a reservation beside it.
     options.max_relay_ports = limits_.allocations * 2 + limits_.allocations / 4;
-    Core& core = cores_[id];
-    core.driver = std::make_unique<SocketsDriver>(engine_.snapshot(), id, listeners_, options);
-    core.worker = std::make_unique<Worker<SocketsDriver>>(
-        *core.driver, engine_.board(), id, limits_, draw_seeds(random), engine_.mutable_stats(id));
-    engine_.set_policer_bytes(id, core.worker->core().flows.policer_bytes.data());
-    engine_.board().cores[id]->waker = {
-        [](void* driver) { static_cast<SocketsDriver*>(driver)->wake(); }, core.driver.get()};
-    table_bytes_ += FlowState::table_bytes(limits_);
+    threads_.start(
+        random,
+        [&](RingEngine& engine, CoreId id) {
+          return std::make_unique<SocketsDriver>(engine.snapshot(), id, listeners_, options);
+        },
+        [](Worker<SocketsDriver>& worker, CoreId) { worker.run(); });
   }
-  for (CoreId id = 0; id < cores_.size(); ++id) {
-    Worker<SocketsDriver>* worker = cores_[id].worker.get();
-    cores_[id].thread = std::thread([worker] { worker->run(); });
-    const std::string name = "culvert-core" + std::to_string(id);
-    (void)pthread_setname_np(cores_[id].thread.native_handle(), name.c_str());
-  }
-}
+  void stop() override { threads_.stop(); }
+  size_t table_bytes() const override { return threads_.table_bytes(); }
 
-void SocketCores::stop() {
-  engine_.board().stop.store(true, std::memory_order_relaxed);
-  for (Core& core : cores_) {
-    if (core.driver) core.driver->wake();
-    if (core.thread.joinable()) core.thread.join();
-  }
+ private:
+  CoreLimits limits_;
+  ListenerSockets listeners_;
+  WorkerThreads<SocketsDriver> threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<FastCores> make_cores(RingEngine& engine, const Config& config,
+                                      const DerivedLimits& derived, crypto::Random& random) {
+#ifdef CULVERT_HAVE_DPDK
+  if (config.driver == "dpdk") return make_dpdk_cores(engine, config, derived, random);
+#endif
+  static_cast<void>(random);
+  return std::make_unique<SocketCores>(engine, config, derived);
 }
 
 }  // namespace culvert

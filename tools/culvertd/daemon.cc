@@ -49,6 +49,15 @@ void must_be_empty(const std::string& error) {
   return options;
 }
 
+[[nodiscard]] std::unique_ptr<Snapshot> first_snapshot(const Config& config, CoreId cores,
+                                                       crypto::Random& random) {
+  auto snapshot = build_snapshot(config, cores, NonceKeys{});
+  // The kernel's sockets choose a client's core themselves; ports that we poll are told.
+  snapshot->steering.by_hash = config.driver == "dpdk" && cores > 1;
+  random.fill(snapshot->steering.key);
+  return snapshot;
+}
+
 }  // namespace
 
 Daemon::Daemon(CommandLine command_line, Config config)
@@ -57,8 +66,8 @@ Daemon::Daemon(CommandLine command_line, Config config)
       derived_(fit_limits(config_, command_line_.warnings)),
       log_(config_.log),
       engine_(ring_options(derived_),
-              build_snapshot(config_, static_cast<CoreId>(derived_.cores), NonceKeys{})),
-      cores_(engine_, config_, derived_),
+              first_snapshot(config_, static_cast<CoreId>(derived_.cores), random_)),
+      cores_(make_cores(engine_, config_, derived_, random_)),
       turn_(config_, engine_, random_, logging_hooks(log_), read_control_time()),
       service_(service_parts()) {
   crypto::require_digests();
@@ -88,10 +97,10 @@ int Daemon::run() {
   drop_privileges_or_throw();
   log_.start_writer();
   service_.start_threads();
-  cores_.start(random_);
+  cores_->start(random_);
   log_start();
   const int status = service_.run();
-  cores_.stop();
+  cores_->stop();
   return status;
 }
 
@@ -110,10 +119,11 @@ void Daemon::log_start() {
   for (const RelayAddressConfig& address : config_.relay_addresses)
     log_.info("relaying", {{"address", address.bound.to_string()},
                            {"advertised", address.advertised.to_string()}});
+  cores_->describe(log_);
   log_.info("started", {{"cores", derived_.cores},
                         {"max_allocations", config_.limits.max_allocations},
                         {"binding_limit", derived_.binding_limit().name},
-                        {"table_bytes", cores_.table_bytes()},
+                        {"table_bytes", cores_->table_bytes()},
                         {"privileges", describe_privileges()}});
 }
 

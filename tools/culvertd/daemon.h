@@ -1,9 +1,9 @@
 // A serving culvertd: builds and wires everything, explicitly and in order. Nothing is global; what
 // is declared first outlives what is declared after it.
 //
-//   log, file limit -> engine (rings, first snapshot) -> listeners -> TurnServer -> control socket
-//   and metrics -> privileges dropped -> account readers -> cores' tables and threads -> control
-//   loop
+//   log, file limit -> engine (rings, first snapshot) -> listeners or ports -> TurnServer ->
+//   control socket and metrics -> privileges dropped -> account readers -> cores' tables and
+//   threads -> control loop
 #pragma once
 
 #include <memory>
@@ -39,7 +39,7 @@ class Daemon {
   Logger log_;
   crypto::Random random_;
   RingEngine engine_;
-  SocketCores cores_;
+  std::unique_ptr<FastCores> cores_;
   TurnServer turn_;
   Service service_;
   Account account_;

@@ -15,7 +15,8 @@ void print(const std::vector<Diagnostic>& diagnostics) {
 }
 
 int check_config(const CommandLine& command_line) {
-  const Expanded expanded = expand_wildcards(command_line.config, read_machine_addresses());
+  const Expanded expanded =
+      expand_wildcards(command_line.config, read_machine_addresses(command_line.config));
   if (!expanded.config) {
     if (command_line.json)
       std::printf("%s\n", check_errors_json(expanded.errors).c_str());
@@ -33,7 +34,8 @@ int check_config(const CommandLine& command_line) {
 }
 
 int serve(CommandLine command_line) {
-  Expanded expanded = expand_wildcards(command_line.config, read_machine_addresses());
+  Expanded expanded =
+      expand_wildcards(command_line.config, read_machine_addresses(command_line.config));
   if (!expanded.config) {
     print(expanded.errors);
     return kExitUsage;

@@ -1,0 +1,282 @@
+"""The relay on ports of its own (driver dpdk): client, relay and peer in three network namespaces,
+the relay on two net_af_packet ports over veth, whose addresses no kernel knows. Neighbours are
+resolved, ping is answered, turnutils_uclient loses nothing, over IPv4 and IPv6, with one core and
+with several, wherever the kernel's fanout puts a datagram.
+
+CULVERT_DPDK_HUGE=1 takes hugepages instead of --no-huge."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from network import command, inside
+from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
+
+PORT = 3478
+CLIENT = {4: "10.78.1.2", 6: "fd78:1::2"}
+RELAY_NEAR_CLIENT = {4: "10.78.1.1", 6: "fd78:1::1"}
+RELAY_NEAR_PEER = {4: "10.78.2.1", 6: "fd78:2::1"}
+PEER = {4: "10.78.2.2", 6: "fd78:2::2"}
+CLIENT_SECONDS = 60
+MESSAGES = 100
+
+SIOCETHTOOL = 0x8946
+# ETHTOOL_STXCSUM, STSO, SGSO, SGRO of linux/ethtool.h: the kernel's end must send frames as a wire
+# carries them, with their checksums filled in.
+OFFLOADS = (0x17, 0x1f, 0x24, 0x2c)
+
+SHIM_SOURCE = (pathlib.Path(__file__).resolve().parents[1] / "interop" / "turnutils" /
+               "rfc8656_channels.c")
+
+
+def without_offloads(namespace, name):
+    with inside(namespace):
+        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with probe:
+        for offload in OFFLOADS:
+            value = ctypes.create_string_buffer(struct.pack("II", offload, 0))
+            request = struct.pack("16sP", name.encode(), ctypes.addressof(value))
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(probe, SIOCETHTOOL, request)
+
+
+class Bench:
+    """Three namespaces; the relay's has two veth ends without addresses."""
+
+    def __init__(self):
+        need(os.geteuid() == 0, "root, for network namespaces and packet sockets")
+        stem = f"culvert-{os.getpid()}-d"
+        self.client, self.relay, self.peer = (f"{stem}-{n}" for n in ("client", "relay", "peer"))
+        self.made = []
+
+    def build(self, queues=1):
+        for name in (self.client, self.relay, self.peer):
+            command("ip", "netns", "add", name)
+            self.made.append(name)
+            command("ip", "-n", name, "link", "set", "lo", "up")
+        # The relay's ports are not the kernel's: it must say nothing on them.
+        command("ip", "netns", "exec", self.relay, "sysctl", "-qw",
+                "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+        for host, name, net in ((self.client, "to_client", 1), (self.peer, "to_peer", 2)):
+            command("ip", "-n", host, "link", "add", "up0", "type", "veth", "peer", "name", name,
+                    "netns", self.relay)
+            command("ip", "-n", host, "addr", "add", f"10.78.{net}.2/24", "dev", "up0")
+            command("ip", "-n", host, "addr", "add", f"fd78:{net}::2/64", "dev", "up0", "nodad")
+            command("ip", "-n", host, "link", "set", "up0", "up")
+            command("ip", "-n", self.relay, "link", "set", name, "up")
+            without_offloads(host, "up0")
+        return self
+
+    def remove(self):
+        for name in reversed(self.made):
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+        self.made = []
+
+
+def port(number, interface, queues):
+    return (f"--vdev=net_af_packet{number},iface={interface},qpairs={queues},blocksz=65536,"
+            "framesz=2048,framecnt=2048")
+
+
+class OnPorts(unittest.TestCase):
+    """One relay and its network for the tests of a class."""
+
+    cores = 1
+    queues = 1
+
+    @classmethod
+    def setUpClass(cls):
+        need(KIND == "culvert", "culvert: coturn has no ports of its own")
+        need(has_dpdk(), "a culvertd built with DPDK (libdpdk-dev)")
+        cls.bench = Bench()
+        cls.addClassCleanup(cls.bench.remove)
+        cls.bench.build()
+        memory = "--in-memory" if os.environ.get("CULVERT_DPDK_HUGE") else "--no-huge -m 256"
+        eal = (f"{memory} --no-pci --no-telemetry --file-prefix=culvert{os.getpid()} "
+               f"{port(0, 'to_client', cls.queues)} {port(1, 'to_peer', cls.queues)}")
+        options = ["--driver", "dpdk", "--cores", str(cls.cores), f"--eal={eal}",
+                   "--allow-peer", "10.78.2.2/32", "--allow-peer", "fd78:2::2/128"]
+        for near, number in ((RELAY_NEAR_CLIENT, 0), (RELAY_NEAR_PEER, 1)):
+            options += ["--port-address", f"{near[4]}/24@{number}",
+                        "--port-address", f"{near[6]}/64@{number}"]
+        cls.relay = Relay(listen=list(RELAY_NEAR_CLIENT.values()),
+                          relay=list(RELAY_NEAR_PEER.values()), options=options,
+                          prefix=["ip", "netns", "exec", cls.bench.relay], port=PORT,
+                          allow_loopback_peers=False)
+        cls.addClassCleanup(shutil.rmtree, cls.relay.folder, ignore_errors=True)
+        cls.addClassCleanup(cls.relay.stop)
+        cls.relay.start()
+        for family in (4, 6):
+            cls.meet(cls.bench.peer, family, RELAY_NEAR_PEER[family])
+
+    @classmethod
+    def meet(cls, namespace, family, address):
+        """A host resolves the relay's address, and so the relay learns the host's."""
+        with inside(namespace):
+            probe = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6,
+                                  socket.SOCK_DGRAM)
+        with probe:
+            probe.sendto(b"?", (address, 9))
+        wait_for(lambda: re.search("lladdr", neighbours(namespace, address)), 10,
+                 f"{namespace} resolves {address}")
+
+    def frames(self):
+        return {f["frame"]: f["total"] for f in self.relay.control("drops")["frames"]}
+
+    def outcomes(self):
+        return {o["outcome"]: o["total"] for o in self.relay.control("drops")["outcomes"]}
+
+    @contextlib.contextmanager
+    def echo(self, family):
+        """turnutils_peer in the peer's namespace."""
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self.bench.peer, need_program("turnutils_peer", "coturn"),
+             "-L", PEER[family], "-p", "3480"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            def bound():
+                done = subprocess.run(["ip", "netns", "exec", self.bench.peer, "ss", "-Hlun",
+                                       "sport", "=", ":3480"], text=True, capture_output=True,
+                                      check=False)
+                return done.stdout.strip()
+            wait_for(bound, 10, "turnutils_peer listens")
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+    def uclient(self, family, *options, clients=1, environment=None):
+        uclient = ["ip", "netns", "exec", self.bench.client,
+                   need_program("turnutils_uclient", "coturn"), "-u", USER, "-w", PASSWORD,
+                   "-p", str(PORT), "-m", str(clients), "-n", str(MESSAGES), "-e", PEER[family],
+                   "-r", "3480", *(["-x"] if family == 6 else []), *options,
+                   RELAY_NEAR_CLIENT[family]]
+        with self.echo(family):
+            done = subprocess.run(uclient, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  text=True, stderr=subprocess.STDOUT, timeout=CLIENT_SECONDS,
+                                  check=False, env=environment or os.environ)
+        tail = "\n".join(done.stdout.splitlines()[-15:])
+        lost = re.findall(r"Total lost packets (\d+)", done.stdout)
+        moved = re.findall(r"tot_send_bytes ~ (\d+), tot_recv_bytes ~ (\d+)", done.stdout)
+        if done.returncode != 0 or not lost or not moved:
+            self.fail(f"{' '.join(uclient)} ended with {done.returncode}:\n{tail}\n"
+                      f"--- the relay\n{self.relay.log()[-3000:]}\n{self.frames()}")
+        sent, received = (int(count) for count in moved[-1])
+        self.assertGreaterEqual(sent, MESSAGES * 100 * clients, tail)
+        self.assertEqual(received, sent, tail)
+        self.assertEqual(int(lost[-1]), 0, tail)
+
+    def shim(self):
+        """The preload that keeps the client's channel numbers in RFC 8656's range."""
+        library = self.relay.folder / "rfc8656_channels.so"
+        subprocess.run([need_program("gcc", "g++"), "-O1", "-fPIC", "-shared", "-o", str(library),
+                        str(SHIM_SOURCE), "-ldl"], check=True)
+        return {**os.environ, "LD_PRELOAD": str(library)}
+
+
+def neighbours(namespace, address):
+    return subprocess.run(["ip", "-n", namespace, "neigh", "show", address], text=True,
+                          capture_output=True, check=True).stdout
+
+
+def has_dpdk():
+    culvertd = BUILD / "tools" / "culvertd" / "culvertd"
+    need(culvertd.exists(), f"{culvertd} (tools/build)")
+    done = subprocess.run([str(culvertd), "--driver", "dpdk", "--print-config"], text=True,
+                          capture_output=True, check=False)
+    return "is not in this build" not in done.stderr
+
+
+class OneCore(OnPorts):
+    def test_neighbours_are_resolved_both_ways_and_strangers_are_counted(self):
+        for family in (4, 6):
+            self.meet(self.bench.client, family, RELAY_NEAR_CLIENT[family])
+        frames = self.frames()
+        self.assertGreaterEqual(frames["arp_answered"], 2)
+        self.assertGreaterEqual(frames["nd_answered"], 2)
+        self.assertGreaterEqual(frames["not_ours"], 4)  # the datagrams to port 9
+
+    def test_ping_is_answered(self):
+        ping = need_program("ping", "iputils-ping")
+        for family in (4, 6):
+            subprocess.run(["ip", "netns", "exec", self.bench.client, ping, "-n", "-q", "-c", "3",
+                            "-i", "0.2", "-W", "5", "-s", "1000", RELAY_NEAR_CLIENT[family]],
+                           check=True, stdout=subprocess.DEVNULL)
+        self.assertGreaterEqual(self.frames()["echo_answered"], 6)
+
+    def test_a_client_loses_nothing_over_channels(self):
+        for family in (4, 6):
+            with self.subTest(family=family):
+                self.uclient(family, environment=self.shim())
+
+    def test_a_client_loses_nothing_by_send_indications(self):
+        for family in (4, 6):
+            with self.subTest(family=family):
+                self.uclient(family, "-s")
+
+    def test_twenty_clients_lose_nothing(self):
+        for family in (4, 6):
+            with self.subTest(family=family):
+                self.uclient(family, clients=20, environment=self.shim())
+
+    def test_the_counters_are_on_the_metrics_page_and_add_up(self):
+        for core in self.relay.control("cores")["cores"]:
+            outcomes = {o["outcome"]: o["cores"][core["core"]]
+                        for o in self.relay.control("drops", "--per-core")["outcomes"]}
+            self.assertEqual(core["received_packets"] + core["hairpin_passes"] + core["handed_in"],
+                             sum(outcomes.values()))
+
+    def test_privileges_are_gone(self):
+        status = pathlib.Path(f"/proc/{self.daemon()}/task")
+        for task in status.iterdir():
+            text = (task / "status").read_text()
+            name = re.search(r"^Name:\s+(.*)$", text, re.MULTILINE).group(1)
+            self.assertNotIn("Uid:\t0\t", text, name)
+            self.assertRegex(text, r"(?m)^CapEff:\s+0+$", name)
+
+    def daemon(self):
+        """`ip netns exec` becomes the daemon."""
+        return self.relay.process.pid
+
+
+class TwoCoresOneQueue(OnPorts):
+    """Every datagram arrives on core 0: half of the clients and of the ports are core 1's."""
+
+    cores = 2
+
+    def test_what_belongs_to_the_other_core_is_handed_over_and_nothing_is_lost(self):
+        for family in (4, 6):
+            self.uclient(family, clients=20, environment=self.shim())
+            self.uclient(family, "-s", clients=4)
+        cores = self.relay.control("cores")["cores"]
+        self.assertGreater(cores[1]["handed_in"], 100)
+        self.assertGreater(self.outcomes()["handoff"], 100)
+        self.assertEqual(self.outcomes()["handoff_full"], 0)
+
+
+class FourCoresTwoQueues(OnPorts):
+    """The kernel's fanout spreads flows over two queues by a hash of its own."""
+
+    cores = 4
+    queues = 2
+
+    def test_nothing_is_lost_wherever_datagrams_arrive(self):
+        for family in (4, 6):
+            self.uclient(family, clients=20, environment=self.shim())
+            self.uclient(family, "-s", clients=4)
+        cores = self.relay.control("cores")["cores"]
+        self.assertTrue(all(core["handed_in"] > 0 for core in cores[2:]), cores)
+
+
+if __name__ == "__main__":
+    unittest.main()

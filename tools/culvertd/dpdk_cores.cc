@@ -1,0 +1,119 @@
+// Fast cores on DPDK ports. EAL and the ports are opened here while the process is still
+// privileged; the threads start afterwards, so that they have no more rights than control, and
+// register with EAL, each pinned to its CPU.
+#include <pthread.h>
+#include <sched.h>
+
+#include <string>
+#include <vector>
+
+#include "config/dpdk.h"
+#include "control/logging.h"
+#include "dataplane/io/dpdk/dpdk_driver.h"
+#include "dataplane/io/dpdk/eal.h"
+#include "tools/culvertd/worker_threads.h"
+
+namespace culvert {
+
+namespace {
+
+[[nodiscard]] std::vector<uint32_t> own_cpus() {
+  std::vector<uint32_t> out;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
+    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &cpus)) out.push_back(cpu);
+  if (out.empty()) out.push_back(0);
+  return out;
+}
+
+void pin_to(uint32_t cpu) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  CPU_SET(cpu, &cpus);
+  // Refused only when the CPU has gone since; then the scheduler places the thread.
+  (void)pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
+}
+
+[[nodiscard]] PortsOptions ports_options(const RingEngine& engine) {
+  PortsOptions options;
+  options.cores = engine.cores();
+  options.rss_key = engine.snapshot().steering.key;
+  return options;
+}
+
+[[nodiscard]] DpdkOptions driver_options(const DpdkConfig& config) {
+  DpdkOptions options;
+  for (const PortAddressConfig& a : config.port_addresses)
+    options.addresses.push_back({a.ip, a.prefix_bits, a.port});
+  options.gateways = config.gateways;
+  options.busy = config.idle == IdlePolicy::kBusy;
+  return options;
+}
+
+class DpdkCores final : public FastCores {
+ public:
+  DpdkCores(RingEngine& engine, const Config& config, const DerivedLimits& derived,
+            crypto::Random& random)
+      : cpus_(own_cpus()),
+        eal_(eal_arguments(config.dpdk, cpus_)),
+        ports_(ports_options(engine)),
+        neighbours_(random.u64()),
+        options_(driver_options(config.dpdk)),
+        threads_(engine, core_limits(config, derived)) {
+    for (const NeighbourConfig& n : config.dpdk.neighbours)
+      if (!neighbours_.learn(n.ip, {n.mac, n.port}, 0, NeighbourTable::Origin::kConfigured))
+        throw std::runtime_error("dpdk.neighbours: there is no room for " + n.ip.to_string());
+    // Before threads start, so that an address without a port ends the start and not a core.
+    CoreStats unused;
+    const DpdkDriver probe(engine.snapshot(), 0, ports_, neighbours_, options_, unused);
+  }
+  ~DpdkCores() override { threads_.stop(); }
+
+  void start(crypto::Random& random) override {
+    threads_.start(
+        random,
+        [&](RingEngine& engine, CoreId id) {
+          return std::make_unique<DpdkDriver>(engine.snapshot(), id, ports_, neighbours_, options_,
+                                              engine.mutable_stats(id));
+        },
+        [this](Worker<DpdkDriver>& worker, CoreId id) {
+          pin_to(cpu_of_core(id, cpus_));
+          const EalThread known;
+          worker.run();
+        });
+  }
+  void stop() override { threads_.stop(); }
+  size_t table_bytes() const override { return threads_.table_bytes(); }
+
+  void describe(Logger& log) const override {
+    log.info("packet I/O", {{"library", Eal::version()}});
+    for (const Port& port : ports_.ports())
+      log.info("port", {{"name", port.name},
+                        {"driver", port.driver},
+                        {"link_address", format_mac(port.mac)},
+                        {"mtu", port.mtu},
+                        {"receive_queues", port.rx_queues},
+                        {"send_queues", port.tx_queues},
+                        {"verifies_checksums", port.verifies_checksums},
+                        {"rss", port.rss}});
+  }
+
+ private:
+  std::vector<uint32_t> cpus_;
+  Eal eal_;
+  DpdkPorts ports_;
+  NeighbourTable neighbours_;
+  DpdkOptions options_;
+  WorkerThreads<DpdkDriver> threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<FastCores> make_dpdk_cores(RingEngine& engine, const Config& config,
+                                           const DerivedLimits& derived, crypto::Random& random) {
+  return std::make_unique<DpdkCores>(engine, config, derived, random);
+}
+
+}  // namespace culvert

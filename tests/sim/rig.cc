@@ -26,7 +26,7 @@ bool is_certain(const Fate& fate) {
 codec::Bytes application_data(codec::Bytes bytes, bool stun_side) {
   if (!stun_side) return bytes;
   if (const auto channel = codec::parse_channel_data(bytes)) return channel->payload;
-  if (bytes.size() < 20 || bytes[0] > 3) return {};
+  if (bytes.size() < 28 || bytes[0] > 3) return {};
   // A Send or a Data indication: header, XOR-PEER-ADDRESS, DATA, as this simulator's clients and
   // the relay write them.
   const uint16_t type = load_be16(bytes.data());

@@ -441,9 +441,12 @@ void Reference::confirm(CoreId core, const Arrival& a, const Fate& fate, Outcome
   if (outcome == Outcome::k_request_to_control || outcome == Outcome::k_bad_nonce_to_control)
     return note_request(core, a, now_ms);
   const bool carried = outcome == fate.outcome || outcome == Outcome::k_handoff_full;
-  if (fate.charged == nullptr || !carried) return;
+  if (fate.charged == nullptr) return;
   const auto at = allocations_.find(*fate.charged);
   if (at == allocations_.end()) return;
+  const bool unseen = fate.way == Fate::Way::kSecond || fate.way == Fate::Way::kHandOff;
+  if (unseen && fate.may != 0 && cores_ > 1) ++at->second.unsure;
+  if (!carried) return;
   AllocationCounters& counters = at->second.counters;
   if (fate.to_peer) {
     ++counters.packets_to_peer;

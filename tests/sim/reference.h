@@ -192,6 +192,7 @@ class Reference {
     bool over = false;     // removed, and control has not heard of it yet
     bool settled = false;  // a quiet moment has passed since it was made
     AllocationCounters counters;
+    uint64_t unsure = 0;  // datagrams that a policer or full ring may have refused unseen
   };
   struct Reservation {
     std::string account;

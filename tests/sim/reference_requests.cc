@@ -609,8 +609,13 @@ void Reference::ended(const EndedAllocation& end, uint64_t now) {
   }
   const AllocationCounters& c = end.counters;
   const AllocationCounters& mine = a.counters;
-  if (c.packets_to_peer != mine.packets_to_peer || c.bytes_to_peer != mine.bytes_to_peer ||
-      c.packets_to_client != mine.packets_to_client || c.bytes_to_client != mine.bytes_to_client) {
+  const auto differs = [&](uint64_t theirs, uint64_t ours) {
+    return std::max(theirs, ours) - std::min(theirs, ours) > a.unsure;
+  };
+  const bool bytes = a.unsure == 0 && (c.bytes_to_peer != mine.bytes_to_peer ||
+                                       c.bytes_to_client != mine.bytes_to_client);
+  if (bytes || differs(c.packets_to_peer, mine.packets_to_peer) ||
+      differs(c.packets_to_client, mine.packets_to_client)) {
     throw Violation("the record of an end counts " + std::to_string(c.packets_to_peer) + "/" +
                     std::to_string(c.packets_to_client) + " packets, " +
                     std::to_string(mine.packets_to_peer) + "/" +

@@ -107,7 +107,8 @@ class Watcher {
     for (const TransportAddress& peer : a.peers) {
       known.permissions[peer.ip] = now_ms + 300'000;
     }
-    if (a.channel != 0 && !a.peers.empty()) {
+    const bool binds = a.method == client_codec::Method::kChannelBind;
+    if (binds && a.channel != 0 && !a.peers.empty()) {
       known.channels[a.channel] = {a.peers[0], now_ms + 600'000};
     }
   }

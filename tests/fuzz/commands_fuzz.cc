@@ -480,7 +480,10 @@ class Run {
     uint32_t channels = 0;
     uint32_t legs = 0;
     for (uint32_t i = 0; i < kAllocations; ++i) {
-      if (flows.allocations[i].live == 0) continue;
+      if (flows.allocations[i].live == 0) {
+        ENSURE(!flows.wheel.armed(i));  // it would fire for the next one at this index
+        continue;
+      }
       ++live;
       check_allocation(i, permissions, channels);
       for (const AllocationLeg& leg : flows.allocations[i].leg) {

@@ -54,7 +54,9 @@ std::vector<Floor> floors(const Coverage& c) {
     out.push_back(std::move(floor));
   };
   for (size_t o = 0; o < kOutcomes; ++o) {
-    add("outcome", std::string(kOutcomeInfo[o].name), c.outcomes[o], 50,
+    // Seen only between an end and the turn of the wheel that sweeps it.
+    const bool brief = static_cast<Outcome>(o) == Outcome::k_expired_allocation;
+    add("outcome", std::string(kOutcomeInfo[o].name), c.outcomes[o], brief ? 500 : 50,
         unreachable(static_cast<Outcome>(o)));
   }
   for (size_t t = 0; t < kTransforms; ++t)

@@ -119,8 +119,10 @@ Fate Reference::from_peer(CoreId core, const Arrival& a, uint64_t now) {
   }
   if (!permitted(allocation, a.from.ip, now)) return dropped(Outcome::k_no_permission, either);
   if (a.ttl <= 1) return dropped(Outcome::k_ttl_exceeded, either);
-  // A Data indication with a 64-byte head must fit an IPv4 datagram.
-  if (channel == nullptr && a.data.size() + 64 > 65507) return dropped(Outcome::k_too_big, either);
+  // With the ChannelData header, or the 64 bytes around a Data indication, it must fit an IPv4
+  // datagram.
+  if (a.data.size() + (channel != nullptr ? 4 : 64) > 65507)
+    return dropped(Outcome::k_too_big, either);
 
   Fate fate;
   fate.outcome =

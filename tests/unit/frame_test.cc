@@ -376,7 +376,7 @@ struct Written {
 Written write(const Bytes& body, const Link& link, const Outgoing& o) {
   Written w;
   w.buffer.resize(kMaxHeaders + body.size());
-  if (!body.empty()) std::memcpy(&w.buffer[kMaxHeaders], body.data(), body.size());
+  std::copy(body.begin(), body.end(), w.buffer.begin() + kMaxHeaders);
   w.headers = write_headers(w.buffer.data() + kMaxHeaders, body.size(), link, o);
   return w;
 }

@@ -581,7 +581,10 @@ void World::hostile_messages(Fault fault, Rng& rng) {
         const TransportAddress target = peer.targets[rng.below(peer.targets.size())];
         const TransportAddress from = peer.outside.value_or(peer.host.inside);
         if (from.ip.family != target.ip.family) continue;
-        raw(from, target, payload(rng, 0xfffffffd, rng.between(65'400, 65'507)));
+        const uint32_t flow = 0xf0000000u | (from.ip.is_v6() ? 1u << 24 : 0u) |
+                              uint32_t{from.ip.bytes[15]} << 16 |
+                              ((from.port * 31u + target.port) & 0xffffu);
+        raw(from, target, payload(rng, flow, rng.between(65'400, 65'507)));
       }
       break;
     }

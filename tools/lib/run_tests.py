@@ -292,7 +292,6 @@ def plan(options):
         yield "unit (clang release)", other_build("clang", "release")
         yield "unit (clang tsan)", other_build("clang", "tsan")
         yield "soak (clang tsan)", soak("clang", "tsan")
-        yield "unit (gcc debug)", other_build("gcc", "debug")
 
 
 def main():

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -43,7 +44,12 @@ std::string talk(Server& server, std::string_view first, std::string_view second
   to.sin_family = AF_INET;
   to.sin_port = htons(server.listener->address().port);
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ENSURE(connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+  // libFuzzer's alarm may interrupt it; it goes on by itself then.
+  int connected = -1;
+  do
+    connected = connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to);
+  while (connected != 0 && (errno == EINTR || errno == EALREADY));
+  ENSURE(connected == 0 || errno == EISCONN);
   std::string out;
   const auto settle = [&] {
     for (int quiet = 0; quiet < 3;) {

@@ -65,7 +65,6 @@ Rig::Rig(sim::Network& network, const Config& config, const Options& options, Co
     : network_(network),
       config_(config),
       options_(options),
-      coverage_(coverage),
       reference_(config, static_cast<CoreId>(config.cores), coverage, options.plant),
       addresses_(local_addresses(config)),
       frozen_until_(config.cores),

@@ -129,7 +129,6 @@ class Rig {
   sim::Network& network_;
   Config config_;
   Options options_;
-  Coverage& coverage_;
   Reference reference_;
   std::unique_ptr<Watcher> watcher_;
   uint64_t builds_ = 0;
@@ -145,7 +144,6 @@ class Rig {
 
   std::vector<uint64_t> frozen_until_;
   uint64_t control_stalled_until_ = 0;
-  bool quiet_before_ = true;
 
   // Of the turn being judged.
   bool packets_phase_ = false;

@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <random>
 #include <stdexcept>
 #include <system_error>
 
@@ -80,15 +82,31 @@ void read_control(msghdr& message, Datagram& out) {
   }
 }
 
+// Below the ports that relays use. One after another, from a random one on: a server may hold a
+// 5-tuple for a while after its allocation has gone, and that is not what most rows are about.
+constexpr uint32_t kFirstPort = 32768;
+constexpr uint32_t kPorts = 49152 - kFirstPort;
+
+uint16_t next_port() {
+  static std::atomic<uint32_t> next{std::random_device{}()};
+  return static_cast<uint16_t>(kFirstPort + next++ % kPorts);
+}
+
 }  // namespace
 
 UdpSocket::UdpSocket(const IpAddress& ip, uint16_t port) {
   fd_ = socket(ip.is_v4() ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd_ < 0) fail("socket");
-  sockaddr_storage to;
-  const socklen_t size = to_native({ip, port}, to);
-  if (bind(fd_, reinterpret_cast<sockaddr*>(&to), size) != 0) {
-    const int error = errno;
+  const auto bind_to = [&](uint16_t wanted) {
+    sockaddr_storage to;
+    const socklen_t size = to_native({ip, wanted}, to);
+    return bind(fd_, reinterpret_cast<sockaddr*>(&to), size) == 0 ? 0 : errno;
+  };
+  int error = EADDRINUSE;
+  for (uint32_t tries = 0; port == 0 && error == EADDRINUSE && tries < kPorts; ++tries)
+    error = bind_to(next_port());
+  if (port != 0) error = bind_to(port);
+  if (error != 0) {
     close(fd_);
     throw std::system_error(error, std::generic_category(), "bind " + ip.to_string());
   }

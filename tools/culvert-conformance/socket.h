@@ -31,7 +31,7 @@ struct Datagram {
 
 class UdpSocket {
  public:
-  // Bound to `ip` and a port of the kernel's choice, or the one given.
+  // Bound to `ip` and a port that this run has not used lately, or the one given.
   explicit UdpSocket(const IpAddress& ip, uint16_t port = 0);
   ~UdpSocket();
   UdpSocket(UdpSocket&& other) noexcept : fd_(other.fd_), address_(other.address_) {

@@ -181,6 +181,8 @@ class Copy:
                 continue
             out[test["name"]] = {"command": test["cmd"], "cwd": test.get("workdir") or self.build,
                                  "env": test.get("env") or {}, "executable": executable,
+                                 "options": ["--gtest_fail_fast", "--gtest_brief=1"]
+                                            if test["protocol"] == "gtest" else [],
                                  "target": str(executable.relative_to(self.build))}
         return out
 
@@ -203,7 +205,7 @@ class Copy:
 
         try:
             result = subprocess.run(
-                [*test["command"], "--gtest_fail_fast", "--gtest_brief=1"], cwd=test["cwd"],
+                [*test["command"], *test["options"]], cwd=test["cwd"],
                 env={**os.environ, **test["env"]}, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TEST_SECONDS,
                 preexec_fn=limits, check=False)

@@ -390,7 +390,7 @@ TEST_P(SocketsDriverTest, TtlTosAndBytesLeaveAsGivenWhateverCameBefore) {
       const TxDatagram& d = tx.items[i];
       std::vector<uint8_t> expected(d.head.data(), d.head.data() + d.head_length);
       expected.insert(expected.end(), payload.begin(), payload.end());
-      expected.resize(expected.size() + d.pad_length);
+      expected.insert(expected.end(), d.pad_length, 0);
       ASSERT_EQ(got.bytes, expected) << "round " << round << " datagram " << i;
       ASSERT_EQ(got.from.port, round % 2 == 0 ? leg.port : node.listener().port);
     }

@@ -55,6 +55,7 @@ constexpr std::array kFlags = {
     FlagHelp{"--port-address", "ADDR/LEN[@PORT]", kPorts, "An address of a port, and its network"},
     FlagHelp{"--neighbour", "IP=MAC[@PORT]", kPorts, "A link address known beforehand"},
     FlagHelp{"--gateway", "ADDR", kPorts, "Where datagrams to other networks go"},
+    FlagHelp{"--kernel", "MODE", kPorts, "ARP, ping, TCP: none (ours), beside, tap or auto"},
     FlagHelp{"--control-socket", "PATH", kOperation, "Socket for culvertctl, or off"},
     FlagHelp{"--metrics", "ADDR:PORT", kOperation, "Prometheus metrics and /healthz, or off"},
     FlagHelp{"--log-level", "LEVEL", kOperation, "trace, debug, info, warning or error"},

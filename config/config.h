@@ -153,12 +153,21 @@ struct NeighbourConfig {
 
 enum class IdlePolicy : uint8_t { kAdaptive, kBusy };
 
+// Who does for a DPDK port what a host does besides UDP: ARP, neighbour discovery, ping, TCP.
+enum class KernelMode : uint8_t {
+  kNone,    // nobody else: the relay itself answers ARP, neighbour discovery and ping
+  kAuto,    // kBeside where the port stands on an interface that the kernel keeps, else kTap
+  kBeside,  // the kernel, on the interface that the port stands on
+  kTap,     // the kernel, on a TAP interface of ours that carries what is not for the relay
+};
+
 // Used by the dpdk driver alone.
 struct DpdkConfig {
   std::string eal;  // EAL's arguments, but for those about lcores
   std::vector<PortAddressConfig> port_addresses;
   std::vector<NeighbourConfig> neighbours;
   std::vector<IpAddress> gateways;  // at most one of each family
+  KernelMode kernel = KernelMode::kNone;
   IdlePolicy idle = IdlePolicy::kAdaptive;
   friend bool operator==(const DpdkConfig&, const DpdkConfig&) = default;
 };

@@ -215,6 +215,10 @@ constexpr Words<LogFormat, 2> kLogFormats = {
     {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}};
 constexpr Words<IdlePolicy, 2> kIdlePolicies = {
     {{"adaptive", IdlePolicy::kAdaptive}, {"busy", IdlePolicy::kBusy}}};
+constexpr Words<KernelMode, 4> kKernelModes = {{{"none", KernelMode::kNone},
+                                                {"auto", KernelMode::kAuto},
+                                                {"beside", KernelMode::kBeside},
+                                                {"tap", KernelMode::kTap}}};
 constexpr Words<PasswordAlgorithm, 2> kAlgorithms = {
     {{"sha256", PasswordAlgorithm::kSha256}, {"md5", PasswordAlgorithm::kMd5}}};
 
@@ -684,6 +688,7 @@ using PortAddressesKey =
 using NeighboursKey =
     ParsedList<AT(dpdk.neighbours), parse_neighbour, format_neighbour, kNeighbourHelp>;
 using GatewaysKey = ParsedList<AT(dpdk.gateways), IpAddress::parse, format_ip, kGatewayHelp>;
+using KernelKey = Word<AT(dpdk.kernel), kKernelModes>;
 using IdleKey = Word<AT(dpdk.idle), kIdlePolicies>;
 using RunGroupKey = Text<AT(run_as.group), kMaxAccountBytes, true>;
 
@@ -718,9 +723,8 @@ constexpr std::array kSections = {
     SectionInfo{"run_as", Repeats::kOnce,
                 "Who the daemon becomes once its sockets are open, when it was started as root."},
     SectionInfo{"dpdk", Repeats::kOnce,
-                "Ports that the relay drives by itself, with driver = \"dpdk\": no kernel serves "
-                "them, so their addresses stand here and ARP, neighbour discovery and ping are "
-                "answered by the relay. See docs/deployment.md."},
+                "Ports that the relay drives by itself, with driver = \"dpdk\". Their "
+                "addresses stand here, whoever answers ARP for them. See docs/deployment.md."},
 };
 
 constexpr std::array kKeys = {
@@ -1164,6 +1168,21 @@ constexpr std::array kKeys = {
             .example = "[\"192.0.2.254\", \"2001:db8::fe\"]",
             .read = GatewaysKey::read,
             .write = GatewaysKey::write},
+    KeyInfo{.section = "dpdk",
+            .name = "kernel",
+            .type = "string",
+            .range = "\"none\", \"auto\", \"beside\" or \"tap\"",
+            .flag = "--kernel",
+            .reload = Reload::kRestart,
+            .doc = "Who does what a host does besides relaying. \"none\": nobody else; the relay "
+                   "answers ARP, neighbour discovery and ping itself. \"beside\": the kernel, on "
+                   "the interface that the port stands on (net_af_xdp, net_af_packet, mlx5); the "
+                   "addresses must be that interface's. \"tap\": the kernel, on an interface "
+                   "culvertPORT made at start with the port's link address and addresses. "
+                   "\"auto\": for each port \"beside\" where it stands on an interface, else "
+                   "\"tap\". With a kernel, neighbours and routes are the kernel's.",
+            .read = KernelKey::read,
+            .write = KernelKey::write},
     KeyInfo{.section = "dpdk",
             .name = "idle",
             .type = "string",

@@ -114,6 +114,7 @@ constexpr FlagCase kFlagCases[] = {
     {"--neighbour", "192.0.2.7=02:00:00:00:0A:07", "dpdk", "neighbours",
      "[\"192.0.2.7=02:00:00:00:0a:07\"]"},
     {"--gateway", "192.0.2.254", "dpdk", "gateways", "[\"192.0.2.254\"]"},
+    {"--kernel", "tap", "dpdk", "kernel", "\"tap\""},
     {"--control-socket", "/tmp/b.sock", "control_socket", "path", "\"/tmp/b.sock\""},
     {"--metrics", "[::1]:9641", "metrics", "listen", "\"[::1]:9641\""},
     {"--log-level", "debug", "log", "level", "\"debug\""},

@@ -300,6 +300,7 @@ constexpr Other kOthers[] = {
     {"dpdk.port_addresses", "[dpdk]\nport_addresses = [\"192.0.2.1/24\"]"},
     {"dpdk.neighbours", "[dpdk]\nneighbours = [\"192.0.2.7=02:00:00:00:00:07\"]"},
     {"dpdk.gateways", "[dpdk]\ngateways = [\"192.0.2.254\"]"},
+    {"dpdk.kernel", "[dpdk]\nkernel = \"tap\""},
     {"dpdk.idle", "[dpdk]\nidle = \"busy\""},
 };
 

@@ -113,6 +113,7 @@ eal = "--vdev='net_null0' -m 64"
 port_addresses = ["192.0.2.1/24", "2001:db8::1/64@1"]
 neighbours = ["192.0.2.7=02:00:00:00:00:07@1"]
 gateways = ["192.0.2.254"]
+kernel = "beside"
 idle = "busy"
 )";
 
@@ -169,6 +170,7 @@ TEST(ConfigParse, EveryKeyIsRead) {
   ASSERT_EQ(c.dpdk.neighbours.size(), 1u);
   EXPECT_EQ(c.dpdk.neighbours[0].mac[5], 7);
   ASSERT_EQ(c.dpdk.gateways.size(), 1u);
+  EXPECT_EQ(c.dpdk.kernel, KernelMode::kBeside);
   EXPECT_EQ(c.dpdk.idle, IdlePolicy::kBusy);
 }
 

@@ -27,6 +27,14 @@ void must(const Port& port, const std::string& what, int result) {
   if (result < 0) fail(port, what, result);
 }
 
+// Drivers whose port is an interface that the kernel goes on serving. Not net_tap, whose interface
+// is the other end of the wire.
+[[nodiscard]] bool shares_interface(std::string_view driver) {
+  constexpr std::array<std::string_view, 4> kNames = {"net_af_xdp", "net_af_packet", "mlx5_pci",
+                                                      "net_mlx4"};
+  return std::find(kNames.begin(), kNames.end(), driver) != kNames.end();
+}
+
 [[nodiscard]] uint64_t udp_rss(const rte_eth_dev_info& info) {
   return info.flow_type_rss_offloads &
          (RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_UDP);
@@ -94,6 +102,7 @@ void DpdkPorts::configure(Port& port) {
   rte_eth_dev_info info{};
   must(port, "cannot be asked what it can do", rte_eth_dev_info_get(port.id, &info));
   port.driver = info.driver_name != nullptr ? info.driver_name : "?";
+  if (shares_interface(port.driver)) port.if_index = info.if_index;
   port.rx_queues = std::min<uint16_t>(options_.cores, std::max<uint16_t>(info.max_rx_queues, 1));
   port.tx_queues = std::min<uint16_t>(options_.cores, std::max<uint16_t>(info.max_tx_queues, 1));
   port.shared_tx = port.tx_queues < options_.cores;

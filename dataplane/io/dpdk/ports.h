@@ -39,6 +39,13 @@ struct alignas(64) QueueLock {
   std::atomic<bool> held{false};
 };
 
+// Who does for a port what a host does besides UDP (DESIGN 8).
+enum class PortKernel : uint8_t {
+  kNobody,     // a bare port: the driver answers ARP, neighbour discovery and echo itself
+  kInterface,  // the kernel, on the interface that the port stands on (Port::if_index)
+  kTap,        // the kernel, on a TAP of ours that carries what is not for the relay
+};
+
 struct Port {
   uint16_t id = 0;  // ethdev's
   std::string name;
@@ -50,6 +57,10 @@ struct Port {
   bool shared_tx = false;           // fewer sending queues than cores
   bool verifies_checksums = false;  // receive flags say good or bad
   bool rss = false;
+  // Of the interface that the kernel keeps where the port stands on one (net_af_xdp, net_af_packet,
+  // mlx5); 0: none.
+  unsigned if_index = 0;
+  PortKernel kernel = PortKernel::kNobody;
   std::vector<rte_mempool*> pools;  // by core
   std::unique_ptr<QueueLock[]> locks;
 };

@@ -93,8 +93,10 @@ Kind parse_quoted(std::span<const uint8_t> quoted, bool is_v6, Parsed& out) {
     if (quoted.size() < kIpv6Header) return Kind::k_bad_icmp;
     if (quoted[0] >> 4 != 6) return Kind::k_bad_icmp;
     const UpperLayer upper = find_upper_layer(quoted);
-    if (upper.refused == Kind::k_fragment) return Kind::k_other_protocol;
-    if (upper.refused != Kind::k_udp) return Kind::k_bad_icmp;
+    const bool fragment = upper.refused == Kind::k_fragment;
+    if (fragment && (load_be16(&quoted[upper.offset - kIpv6FragmentHeader + 2]) & 0xfff8) != 0)
+      return Kind::k_other_protocol;  // no UDP header in it
+    if (!fragment && upper.refused != Kind::k_udp) return Kind::k_bad_icmp;
     offset = upper.offset;
     protocol = upper.protocol;
     out.source.ip = IpAddress::v6_bytes(&quoted[8]);
@@ -190,6 +192,86 @@ Kind parse_ipv6(std::span<const uint8_t> ip, Verify verify, Parsed& out) {
 }
 
 }  // namespace
+
+bool parse_fragment(std::span<const uint8_t> frame, Fragment& out) {
+  Parsed parsed;
+  if (parse(frame, Verify::kHeaders, parsed) != Kind::k_fragment) return false;
+  // All lengths up to the fragment's data have been checked.
+  const bool tagged = load_be16(&frame[12]) == kEtherVlan;
+  out.vlan_tci = tagged ? load_be16(&frame[14]) : kNoVlan;
+  auto ip = frame.subspan(kEthernetHeader + (tagged ? kVlanTag : 0));
+  if (ip[0] >> 4 == 4) {
+    const size_t header = (ip[0] & 0x0fu) * size_t{4};
+    const uint16_t flags = load_be16(&ip[6]);
+    out.source = IpAddress::v4_bytes(&ip[12]);
+    out.destination = IpAddress::v4_bytes(&ip[16]);
+    out.identification = load_be16(&ip[4]);
+    out.offset = (flags & 0x1fffu) * 8u;
+    out.more = (flags & 0x2000) != 0;
+    out.protocol = ip[9];
+    out.ttl = ip[8];
+    out.tos = ip[1];
+    out.headers = static_cast<uint16_t>(header);
+    out.data = ip.subspan(header, load_be16(&ip[2]) - header);
+    return true;
+  }
+  ip = ip.first(kIpv6Header + load_be16(&ip[4]));
+  const UpperLayer upper = find_upper_layer(ip);
+  const uint8_t* const header = &ip[upper.offset - kIpv6FragmentHeader];
+  const uint16_t flags = load_be16(header + 2);
+  out.source = IpAddress::v6_bytes(&ip[8]);
+  out.destination = IpAddress::v6_bytes(&ip[24]);
+  out.identification = load_be32(header + 4);
+  out.offset = flags & 0xfff8u;
+  out.more = (flags & 1) != 0;
+  out.protocol = upper.protocol;
+  out.ttl = ip[7];
+  out.tos = static_cast<uint8_t>(load_be16(ip.data()) >> 4);
+  out.headers = static_cast<uint16_t>(upper.offset - kIpv6FragmentHeader - kIpv6Header);
+  out.data = ip.subspan(upper.offset);
+  return true;
+}
+
+void write_udp_header(uint8_t* udp, size_t body_length, const Outgoing& o) {
+  const auto length = static_cast<uint16_t>(body_length + kUdpHeader);
+  const uint8_t* const source = o.source.ip.wire();
+  const uint8_t* const destination = o.destination.ip.wire();
+  const uint64_t pseudo = o.destination.ip.is_v4()
+                              ? checksum::pseudo_v4(source, destination, kProtocolUdp, length)
+                              : checksum::pseudo_v6(source, destination, kProtocolUdp, length);
+  detail::write_udp(udp, o, length, pseudo + o.body.sum);
+}
+
+size_t write_piece_headers(uint8_t* data, size_t length, const Piece& piece, const Link& link,
+                           const Outgoing& o) {
+  if (o.destination.ip.is_v4()) {
+    uint8_t* const ip = data - kIpv4Header;
+    store_be16(ip, static_cast<uint16_t>(0x4500u | o.tos));
+    store_be16(ip + 2, static_cast<uint16_t>(length + kIpv4Header));
+    store_be16(ip + 4, static_cast<uint16_t>(piece.identification));
+    store_be16(ip + 6, static_cast<uint16_t>(piece.offset / 8 | (piece.more ? 0x2000u : 0u)));
+    ip[8] = o.ttl;
+    ip[9] = kProtocolUdp;
+    store_be16(ip + 10, 0);
+    std::memcpy(ip + 12, o.source.ip.wire(), 4);
+    std::memcpy(ip + 16, o.destination.ip.wire(), 4);
+    checksum::store_word(ip + 10, checksum::full({ip, kIpv4Header}));
+    return kIpv4Header + detail::write_ethernet(ip, link, kEtherIpv4);
+  }
+  uint8_t* const header = data - kIpv6FragmentHeader;
+  uint8_t* const ip = header - kIpv6Header;
+  header[0] = kProtocolUdp;
+  header[1] = 0;
+  store_be16(header + 2, static_cast<uint16_t>(piece.offset | (piece.more ? 1u : 0u)));
+  store_be32(header + 4, piece.identification);
+  store_be32(ip, 0x60000000u | uint32_t{o.tos} << 20 | (o.flow_label & 0xfffffu));
+  store_be16(ip + 4, static_cast<uint16_t>(length + kIpv6FragmentHeader));
+  ip[6] = kFragmentHeader;
+  ip[7] = o.ttl;
+  std::memcpy(ip + 8, o.source.ip.bytes.data(), 16);
+  std::memcpy(ip + 24, o.destination.ip.bytes.data(), 16);
+  return kIpv6FragmentHeader + kIpv6Header + detail::write_ethernet(ip, link, kEtherIpv6);
+}
 
 namespace detail {
 

@@ -27,6 +27,7 @@ inline constexpr size_t kVlanTag = 4;
 inline constexpr size_t kIpv4Header = 20;
 inline constexpr size_t kIpv6Header = 40;
 inline constexpr size_t kUdpHeader = 8;
+inline constexpr size_t kIpv6FragmentHeader = 8;
 // What write_headers() may put before a body: Ethernet, one 802.1Q tag, IPv6, UDP.
 inline constexpr size_t kMaxHeaders = kEthernetHeader + kVlanTag + kIpv6Header + kUdpHeader;
 // IPv4's 16-bit total length holds the headers too; IPv6's payload length holds UDP's.
@@ -54,7 +55,7 @@ inline constexpr uint16_t kNoVlan = 0xffff;
   X(icmp_error, path, "ICMP error that quotes a UDP datagram")                                \
   X(not_ip, punt, "neither IPv4 nor IPv6 (ARP, LLDP, a second VLAN tag)")                     \
   X(other_protocol, punt, "IP, but neither UDP nor an ICMP error about UDP")                  \
-  X(fragment, punt, "fragment: the kernel reassembles")                                       \
+  X(fragment, punt, "fragment: see parse_fragment() and reassembly.h")                        \
   X(truncated, drop, "shorter than its headers say")                                          \
   X(bad_ip_header, drop, "version, header length or total length impossible")                 \
   X(bad_ip_checksum, drop, "IPv4 header checksum wrong")                                      \
@@ -152,6 +153,25 @@ inline void set_v4(IpAddress& to, const uint8_t* from) {
   return Kind::k_udp;
 }
 }  // namespace detail
+
+// A fragment understood. `offset` and `data` are those of what is put together, which starts with
+// the upper layer's header.
+struct Fragment {
+  IpAddress source;
+  IpAddress destination;
+  uint32_t identification = 0;  // IPv4: 16 bits
+  uint32_t offset = 0;          // bytes
+  bool more = false;
+  uint8_t protocol = 0;  // of IPv6: what follows the Fragment header
+  uint8_t ttl = 0;
+  uint8_t tos = 0;
+  uint16_t headers = 0;  // bytes before the data that the 16-bit length of the whole would count
+  uint16_t vlan_tci = kNoVlan;
+  std::span<const uint8_t> data;  // within the frame
+};
+
+// `frame`: what parse() called a fragment; false for anything else.
+[[nodiscard]] bool parse_fragment(std::span<const uint8_t> frame, Fragment& out);
 
 // Parses one frame (Ethernet, at most one 802.1Q tag, without FCS; trailing padding is allowed).
 // `out` is meaningful when the result's disposition is `path`; its payload points into the frame.
@@ -305,5 +325,25 @@ inline void write_udp(uint8_t* udp, const Outgoing& o, uint16_t length, uint64_t
   std::memcpy(ip + 16, &destination, 4);
   return kUdpHeader + kIpv4Header + detail::write_ethernet(ip, link, kEtherIpv4);
 }
+
+// The UDP header of a datagram whose body is not behind it but will follow in pieces. `body_length`
+// must fit the family.
+void write_udp_header(uint8_t* udp, size_t body_length, const Outgoing& o);
+
+// A piece of a datagram (UDP header and body) that is sent in fragments: IPv4's own fields
+// (RFC 791), or a Fragment header (RFC 8200 section 4.5).
+struct Piece {
+  size_t offset = 0;  // a multiple of 8
+  bool more = false;
+  uint32_t identification = 0;  // of all pieces; of IPv4 the low 16 bits
+};
+// What write_piece_headers() may put before a piece.
+inline constexpr size_t kMaxPieceHeaders =
+    kEthernetHeader + kVlanTag + kIpv6Header + kIpv6FragmentHeader;
+
+// Writes Ethernet and IP headers that end where `data` (of `length` bytes) begins, and returns how
+// many bytes they are.
+[[nodiscard]] size_t write_piece_headers(uint8_t* data, size_t length, const Piece& piece,
+                                         const Link& link, const Outgoing& o);
 
 }  // namespace culvert::frame

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "dataplane/api/stats_names.h"
+
 namespace culvert {
 
 namespace {
@@ -62,56 +64,17 @@ class Page {
   return label("core", std::to_string(core));
 }
 
-struct CoreMetric {
-  const char* name;
-  const char* type;
-  const char* help;
-  Counter CoreStats::*counter;
-};
-
-constexpr CoreMetric kCoreMetrics[] = {
-    {"culvert_received_packets_total", "counter", "Datagrams received.",
-     &CoreStats::received_packets},
-    {"culvert_received_bytes_total", "counter", "UDP payload bytes received.",
-     &CoreStats::received_bytes},
-    {"culvert_sent_packets_total", "counter", "Datagrams sent.", &CoreStats::sent_packets},
-    {"culvert_sent_bytes_total", "counter", "UDP payload bytes sent.", &CoreStats::sent_bytes},
-    {"culvert_send_failed_total", "counter", "Datagrams that the driver could not send.",
-     &CoreStats::send_failed},
-    {"culvert_hairpin_passes_total", "counter", "Datagrams that entered the path a second time.",
-     &CoreStats::hairpin_passes},
-    {"culvert_handed_in_total", "counter", "Datagrams that came from another core.",
-     &CoreStats::handed_in},
-    {"culvert_unauthenticated_request_bytes_total", "counter",
-     "Unauthenticated requests answered, bytes with IP and UDP headers.",
-     &CoreStats::reply_bytes_in},
-    {"culvert_unauthenticated_reply_bytes_total", "counter",
-     "Answers to unauthenticated requests, bytes with IP and UDP headers.",
-     &CoreStats::reply_bytes_out},
-    {"culvert_challenge_refunds_total", "counter",
-     "Challenges whose cost was given back because the client completed.",
-     &CoreStats::challenge_refunds},
-    {"culvert_core_allocations", "gauge", "Live allocations on the core.", &CoreStats::allocations},
-    {"culvert_core_permissions", "gauge", "Live permissions on the core.", &CoreStats::permissions},
-    {"culvert_core_channels", "gauge", "Live channel bindings on the core.", &CoreStats::channels},
-    {"culvert_core_open_ports", "gauge", "Relayed ports open on the core.", &CoreStats::open_ports},
-    {"culvert_core_loops_total", "counter", "Turns of the core's loop.", &CoreStats::loops},
-    {"culvert_core_idle_loops_total", "counter", "Turns that found nothing to do.",
-     &CoreStats::idle_loops},
-    {"culvert_core_sleeps_total", "counter", "Times the core went to sleep.", &CoreStats::sleeps},
-    {"culvert_core_commands_applied_total", "counter", "Commands of control applied.",
-     &CoreStats::commands_applied},
-    {"culvert_core_commands_failed_total", "counter",
-     "Commands of control that could not be applied.", &CoreStats::commands_failed},
-    {"culvert_core_events_dropped_total", "counter",
-     "Events lost because the ring to control was full.", &CoreStats::events_dropped},
-};
-
 void add_cores(Page& page, const MetricsContext& c) {
-  for (const CoreMetric& m : kCoreMetrics) {
-    page.family(m.name, m.type, m.help);
-    for (CoreId core = 0; core < c.engine.cores(); ++core)
-      page.sample(core_label(core), (c.engine.stats(core).*m.counter).get());
+  for (const CoreCounterInfo& m : kCoreCounters) {
+    page.family(m.metric, m.kind == CounterKind::kGauge ? "gauge" : "counter", m.help);
+    for (CoreId core = 0; core < c.engine.cores(); ++core) {
+      const uint64_t value = (c.engine.stats(core).*m.counter).get();
+      if (m.kind == CounterKind::kCycles)
+        page.sample(core_label(core),
+                    c.cycle_clock == nullptr ? 0.0 : c.cycle_clock->seconds(value));
+      else
+        page.sample(core_label(core), value);
+    }
   }
   page.family("culvert_core_stalled", "gauge", "1 while the core's loop does not move.");
   for (CoreId core = 0; core < c.engine.cores(); ++core)
@@ -137,6 +100,17 @@ void add_cores(Page& page, const MetricsContext& c) {
                              label("severity", kSeverity[static_cast<size_t>(about.severity)]);
     for (CoreId core = 0; core < c.engine.cores(); ++core)
       page.sample(core_label(core) + tail, c.engine.stats(core).frames[i].get());
+  }
+}
+
+// Of ports that are ours; where the kernel has them, its own tools count.
+void add_ports(Page& page, const MetricsContext& c) {
+  if (!c.ports || c.ports().empty()) return;
+  for (const PortCounterInfo& m : kPortCounters) {
+    page.family(m.metric, m.kind == CounterKind::kGauge ? "gauge" : "counter", m.help);
+    for (const PortStats& port : c.ports())
+      page.sample(label("port", port.name.data()) + "," + label("driver", port.driver.data()),
+                  (port.*m.counter).get());
   }
 }
 
@@ -281,6 +255,7 @@ std::string render_metrics(const MetricsContext& c) {
            c.control_clients());
   add_turn(page, c);
   add_cores(page, c);
+  add_ports(page, c);
   add_process(page);
   return page.take();
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "control/cycle_clock.h"
 #include "control/operations.h"
 
 namespace culvert {
@@ -19,6 +20,8 @@ struct MetricsContext {
   std::function<ServiceState()> state;
   std::function<uint64_t()> log_lines_dropped;
   std::function<size_t()> control_clients;
+  const CycleClock* cycle_clock = nullptr;
+  std::function<std::span<const PortStats>()> ports;  // empty where the kernel has the ports
 };
 
 [[nodiscard]] std::string render_metrics(const MetricsContext& context);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "crypto/credentials.h"
+#include "dataplane/api/stats_names.h"
 
 namespace culvert {
 
@@ -53,27 +54,11 @@ void add_report(json& to, const AllocationReport& r) {
 // ---------------------------------------------------------------- status, cores, drops
 
 [[nodiscard]] json core_numbers(const CoreStats& s) {
-  return {{"received_packets", s.received_packets.get()},
-          {"received_bytes", s.received_bytes.get()},
-          {"sent_packets", s.sent_packets.get()},
-          {"sent_bytes", s.sent_bytes.get()},
-          {"send_failed", s.send_failed.get()},
-          {"hairpin_passes", s.hairpin_passes.get()},
-          {"handed_in", s.handed_in.get()},
-          {"reply_bytes_in", s.reply_bytes_in.get()},
-          {"reply_bytes_out", s.reply_bytes_out.get()},
-          {"challenge_refunds", s.challenge_refunds.get()},
-          {"allocations", s.allocations.get()},
-          {"permissions", s.permissions.get()},
-          {"channels", s.channels.get()},
-          {"open_ports", s.open_ports.get()},
-          {"loops", s.loops.get()},
-          {"idle_loops", s.idle_loops.get()},
-          {"sleeps", s.sleeps.get()},
-          {"commands_applied", s.commands_applied.get()},
-          {"commands_failed", s.commands_failed.get()},
-          {"events_dropped", s.events_dropped.get()},
-          {"snapshot_version", s.seen_version.load(std::memory_order_relaxed)}};
+  json out = json::object();
+  for (const CoreCounterInfo& c : kCoreCounters)
+    out[c.name] = (s.*c.counter).get();
+  out["snapshot_version"] = s.seen_version.load(std::memory_order_relaxed);
+  return out;
 }
 
 void method_cores(const Context& c, const json&, const RpcAnswer& answer) {
@@ -175,6 +160,29 @@ void method_drops(const Context& c, const json& params, const RpcAnswer& answer)
           {"ended", std::move(ended)}};
 }
 
+[[nodiscard]] json port_numbers(const OperationsContext& c) {
+  json out = json::array();
+  if (!c.ports) return out;
+  for (const PortStats& port : c.ports()) {
+    json one = {{"name", text(port.name.data())}, {"driver", text(port.driver.data())}};
+    for (const PortCounterInfo& p : kPortCounters)
+      one[p.name] = (port.*p.counter).get();
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+// For scripts and probes: one small answer, and culvertctl's exit status follows it.
+void method_health(const Context& c, const json&, const RpcAnswer& answer) {
+  json stalled = json::array();
+  for (CoreId core = 0; core < c->engine.cores(); ++core)
+    if (c->watchdog.stalled(core)) stalled.push_back(core);
+  answer.result({{"healthy", c->watchdog.all_well()},
+                 {"state", text(to_string(c->state()))},
+                 {"cores", c->engine.cores()},
+                 {"stalled_cores", std::move(stalled)}});
+}
+
 void method_status(const Context& c, const json&, const RpcAnswer& answer) {
   const ControlTime now = c->now();
   const TurnStats s = c->turn.stats();
@@ -206,6 +214,7 @@ void method_status(const Context& c, const json&, const RpcAnswer& answer) {
                  {"ports_free", s.ports_free},
                  {"ports_total", s.ports_total},
                  {"traffic", traffic_totals(c->engine)},
+                 {"ports", port_numbers(*c)},
                  {"turn", turn_numbers(s)}});
 }
 
@@ -581,6 +590,7 @@ std::vector<RpcMethod> operator_methods(OperationsContext context) {
   using Verb = AccountRequest::Verb;
   return {
       {"status", "what the relay is doing", none, {}, bind(method_status)},
+      {"health", "whether every fast core moves", none, {}, bind(method_health)},
       {"allocations",
        "live allocations, a page at a time; `next` begins the next page",
        page,

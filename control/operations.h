@@ -75,7 +75,8 @@ struct OperationsContext {
   std::function<ServiceState()> state;
   std::function<void(bool on)> drain;
   std::function<ReloadOutcome()> reload;
-  AccountsHook accounts;  // null: no realm has a database
+  std::function<std::span<const PortStats>()> ports;  // null or empty: the kernel has them
+  AccountsHook accounts;                              // null: no realm has a database
 };
 
 [[nodiscard]] std::vector<RpcMethod> operator_methods(OperationsContext context);

@@ -14,6 +14,13 @@
 
 namespace culvert {
 
+namespace {
+
+// A port's counters may cost a system call for each queue.
+constexpr uint64_t kPortsIntervalMs = 1000;
+
+}  // namespace
+
 TurnHooks logging_hooks(Logger& log) {
   TurnHooks hooks;
   hooks.notice = [&log](std::string_view text) {
@@ -57,6 +64,9 @@ class Service::Impl {
   [[nodiscard]] LoopHooks hooks();
   [[nodiscard]] OperationsContext context();
   [[nodiscard]] ReloadOutcome reload();
+  void publish_stats(const ControlSocketOptions& socket);
+  void stamp_stats();
+  [[nodiscard]] std::span<const PortStats> ports() const;
   void on_tick();
   void take_accounts();
   void change_account(AccountRequest request, std::function<void(AccountReply)> done);
@@ -65,6 +75,8 @@ class Service::Impl {
   ServiceParts parts_;
   boost::asio::io_context io_;
   CoreWatchdog watchdog_;
+  CycleClock cycle_clock_;
+  uint64_t ports_due_ms_ = 0;
   const uint64_t started_ms_ = read_control_time().ms;
   ControlLoop loop_;
   Rpc rpc_;
@@ -106,6 +118,7 @@ OperationsContext Service::Impl::context() {
           .state = [this] { return loop_.state(); },
           .drain = [this](bool on) { loop_.set_draining(on); },
           .reload = [this] { return loop_.reload(); },
+          .ports = [this] { return ports(); },
           .accounts =
               [this](AccountRequest request, std::function<void(AccountReply)> done) {
                 change_account(std::move(request), std::move(done));
@@ -129,6 +142,7 @@ void Service::Impl::open(const Account& account) {
     }
     socket_ = std::make_unique<ControlSocket>(io_, options, rpc_, parts_.log);
     parts_.log.info("control socket", {{"path", options.path}});
+    publish_stats(options);
   }
   if (config.metrics.listen) {
     const MetricsContext metrics{
@@ -138,7 +152,9 @@ void Service::Impl::open(const Account& account) {
         .config = parts_.config,
         .state = [this] { return loop_.state(); },
         .log_lines_dropped = [this] { return parts_.log.dropped(); },
-        .control_clients = [this] { return socket_ == nullptr ? 0 : socket_->clients(); }};
+        .control_clients = [this] { return socket_ == nullptr ? 0 : socket_->clients(); },
+        .cycle_clock = &cycle_clock_,
+        .ports = [this] { return ports(); }};
     HealthHooks hooks;
     hooks.metrics = [metrics] { return render_metrics(metrics); };
     hooks.healthy = [this] { return watchdog_.all_well(); };
@@ -147,6 +163,37 @@ void Service::Impl::open(const Account& account) {
         std::make_unique<HealthListener>(io_, *config.metrics.listen, std::move(hooks), parts_.log);
     parts_.log.info("metrics", {{"listen", health_->address().to_string()}});
   }
+}
+
+// Whoever may connect to the control socket may read.
+void Service::Impl::publish_stats(const ControlSocketOptions& socket) {
+  if (!parts_.stats.publish) return;
+  StatsFile file;
+  file.path = stats_path(socket.path);
+  file.mode = (socket.mode & 0444u) | 0600u;
+  file.owner = socket.owner;
+  file.group = socket.group;
+  parts_.stats.publish(file);
+  parts_.log.info("stats segment", {{"path", file.path}});
+}
+
+// A reader sees by these whether control is alive; ports are asked once a second.
+void Service::Impl::stamp_stats() {
+  if (parts_.stats.header == nullptr) return;
+  StatsHeader& header = *parts_.stats.header;
+  const uint64_t now_ms = read_control_time().ms;
+  header.state.store(static_cast<uint32_t>(loop_.state()), std::memory_order_relaxed);
+  header.control_seen_ms.store(now_ms, std::memory_order_relaxed);
+  if (!parts_.stats.read_ports || now_ms < ports_due_ms_) return;
+  ports_due_ms_ = now_ms + kPortsIntervalMs;
+  const uint32_t count = parts_.stats.read_ports(parts_.stats.ports);
+  header.ports.store(count, std::memory_order_release);
+  header.ports_seen_ms.store(now_ms, std::memory_order_relaxed);
+}
+
+std::span<const PortStats> Service::Impl::ports() const {
+  if (parts_.stats.header == nullptr) return {};
+  return parts_.stats.ports.first(parts_.stats.header->ports.load(std::memory_order_relaxed));
 }
 
 std::vector<AccountWatcher::Source> Service::Impl::sources() const {
@@ -202,6 +249,7 @@ ReloadOutcome Service::Impl::reload() {
 
 void Service::Impl::on_tick() {
   parts_.log.push();
+  stamp_stats();
   const CoreWatchdog::Change change =
       watchdog_.look(parts_.engine, std::chrono::steady_clock::now());
   if ((change.stalled | change.recovered) == 0) return;

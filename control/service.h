@@ -15,10 +15,20 @@
 #include "control/control_loop.h"
 #include "control/operations.h"
 #include "control/privileges.h"
+#include "dataplane/api/stats_segment.h"
 
 namespace culvert {
 
 class Logger;
+
+// What control does with the stats segment: names it, stamps it, brings the ports' numbers.
+struct SharedStats {
+  StatsHeader* header = nullptr;
+  std::span<PortStats> ports;
+  std::function<void(const StatsFile&)> publish;
+  // Fills the first ports; returns how many there are. Null: the kernel has them.
+  std::function<uint32_t(std::span<PortStats>)> read_ports;
+};
 
 struct ServiceParts {
   TurnServer& turn;
@@ -31,6 +41,7 @@ struct ServiceParts {
   std::function<nlohmann::json()> limits;
   // Reads file and flags again, refuses or applies to TurnServer as a whole.
   std::function<ReloadOutcome()> reload;
+  SharedStats stats;
 };
 
 // TurnHooks for TurnServer's constructor: one line for each ended allocation, and notices.
@@ -43,8 +54,8 @@ class Service {
   Service(const Service&) = delete;
   Service& operator=(const Service&) = delete;
 
-  // Opens the control socket and the metrics listener. Throws std::runtime_error with a sentence.
-  // `account`: whom the socket file is given to.
+  // Opens the control socket, names the stats segment beside it, opens the metrics listener. Throws
+  // std::runtime_error with a sentence. `account`: whom the socket file is given to.
   void open(const Account& account);
   // Threads of the account databases; blocks until every realm's accounts were read once.
   void start_threads();

@@ -48,6 +48,12 @@ struct alignas(128) CoreStats {
   Counter loops;
   Counter idle_loops;
   Counter sleeps;
+  // In cycles of the time-stamp counter (base/cycles.h): turns of the loop that found work, from
+  // start to start; and sleeping. What is left of the time is polling that found nothing.
+  Counter busy_cycles;
+  Counter sleep_cycles;
+  // Taken from the heap by the core's thread since its loop began: stays 0 (the memory is sealed).
+  Counter heap_bytes;
   Counter commands_applied;
   Counter commands_failed;
   Counter applied_sequence;
@@ -55,6 +61,22 @@ struct alignas(128) CoreStats {
   // Snapshot::version this core works with: everything older is no longer touched by it (QSBR).
   // Released by the core, acquired by control before it frees.
   std::atomic<uint64_t> seen_version{0};
+};
+
+// What a port counted itself; brought here by control (a port's counters may cost a system call),
+// never by a core.
+struct alignas(64) PortStats {
+  std::array<char, 64> name{};  // closed by a zero
+  std::array<char, 32> driver{};
+  Counter received_packets;
+  Counter received_bytes;
+  Counter sent_packets;
+  Counter sent_bytes;
+  Counter missed;          // dropped by the port: no core took them in time
+  Counter no_buffer;       // dropped for want of a buffer
+  Counter receive_errors;  // damaged, or refused by the port
+  Counter send_errors;
+  Counter link_up;  // gauge: 1 or 0
 };
 
 }  // namespace culvert

@@ -99,7 +99,7 @@ void RingEngine::publish(std::unique_ptr<const Snapshot> snapshot) {
 // A retired snapshot is free once every core works with a later one.
 void RingEngine::reclaim() {
   uint64_t oldest = live_->version;
-  for (const CoreStats& s : stats_)
+  for (const CoreStats& s : stats_.cores())
     oldest = std::min(oldest, s.seen_version.load(std::memory_order_acquire));
   while (!retired_.empty() && retired_.front()->version < oldest)
     retired_.pop_front();

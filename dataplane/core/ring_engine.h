@@ -10,6 +10,7 @@
 #include "dataplane/api/engine.h"
 #include "dataplane/base/arena.h"
 #include "dataplane/core/mailbox.h"
+#include "dataplane/core/stats_memory.h"
 
 namespace culvert {
 
@@ -33,7 +34,7 @@ class RingEngine final : public Engine {
   void pop_event(CoreId core) override;
   void publish(std::unique_ptr<const Snapshot> snapshot) override;
   [[nodiscard]] const Snapshot& snapshot() const override { return *live_; }
-  [[nodiscard]] const CoreStats& stats(CoreId core) const override { return stats_[core]; }
+  [[nodiscard]] const CoreStats& stats(CoreId core) const override { return stats_.cores()[core]; }
 
   [[nodiscard]] const Counter* policer_bytes(CoreId core) const override {
     return policer_bytes_[core];
@@ -42,7 +43,8 @@ class RingEngine final : public Engine {
   // ---- for the threads
   void set_policer_bytes(CoreId core, const Counter* bytes) { policer_bytes_[core] = bytes; }
   [[nodiscard]] Switchboard& board() { return board_; }
-  [[nodiscard]] CoreStats& mutable_stats(CoreId core) { return stats_[core]; }
+  [[nodiscard]] CoreStats& mutable_stats(CoreId core) { return stats_.cores()[core]; }
+  [[nodiscard]] StatsMemory& stats_memory() { return stats_; }
 
   // ---- for control's loop
   // Readable after a core pushed an event while control slept.
@@ -60,7 +62,7 @@ class RingEngine final : public Engine {
   Arena arena_;
   std::vector<CoreMailbox> mailboxes_;
   std::vector<SpscRing> handoff_;
-  std::vector<CoreStats> stats_;
+  StatsMemory stats_;
   std::unique_ptr<const Snapshot> live_;
   std::deque<std::unique_ptr<const Snapshot>> retired_;  // each until every core has moved on
   std::array<const Counter*, kMaxCores> policer_bytes_{};

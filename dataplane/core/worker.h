@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "dataplane/base/arena.h"
+#include "dataplane/base/cycles.h"
 #include "dataplane/core/explain.h"
 #include "dataplane/core/mailbox.h"
 #include "dataplane/io/driver.h"
@@ -44,6 +45,7 @@ class Worker {
 
   // One turn of the loop. Returns the datagrams and commands handled: 0 means it was idle.
   uint32_t run_once() {
+    count_turn();
     const Ticks now = driver_.now();
     const Snapshot& snapshot = *board_.snapshot.load(std::memory_order_acquire);
     core_.stats.seen_version.store(snapshot.version, std::memory_order_release);
@@ -58,6 +60,7 @@ class Worker {
     done += received + take_handoffs(snapshot, now);
     core_.flows.wheel.advance(now, [&](uint32_t index) { expire(index, now); });
     ring_bells();
+    was_busy_ = done != 0;
     if (done == 0)
       core_.stats.idle_loops.add(1);
     else
@@ -73,16 +76,34 @@ class Worker {
       mailbox_.bell.arm();
       if (nothing_waiting()) {
         publish_gauges();
-        if (sleep()) core_.stats.sleeps.add(1);
+        const uint64_t before = read_cycles();
+        if (sleep()) {
+          core_.stats.sleeps.add(1);
+          core_.stats.sleep_cycles.add(read_cycles() - before);
+        }
       }
       mailbox_.bell.disarm();
     }
+  }
+
+  // `taken`: bytes that the calling thread has taken from the heap so far, counted by the allocator
+  // (jemalloc's thread.allocatedp); nullptr: it does not count.
+  void watch_heap(const uint64_t* taken) {
+    heap_taken_ = taken;
+    heap_at_start_ = taken == nullptr ? 0 : *taken;
   }
 
   [[nodiscard]] CoreState& core() { return core_; }
   [[nodiscard]] size_t arena_used() const { return arena_.used(); }
 
  private:
+  // The end of a busy turn is the start of the next one: one read of the counter for each burst.
+  void count_turn() {
+    const uint64_t at = read_cycles();
+    if (was_busy_) core_.stats.busy_cycles.add(at - turn_began_);
+    turn_began_ = at;
+  }
+
   // A driver that polls says whether it slept at all; the others always do.
   bool sleep() {
     if constexpr (std::is_same_v<decltype(driver_.wait(kIdleWaitUs)), bool>) {
@@ -458,6 +479,7 @@ class Worker {
     core_.stats.permissions.set(flows.permission_table.size());
     core_.stats.channels.set((flows.narrow.size() + flows.wide.size()) / 2);
     core_.stats.open_ports.set(flows.open_ports);
+    if (heap_taken_ != nullptr) core_.stats.heap_bytes.set(*heap_taken_ - heap_at_start_);
   }
 
   D& driver_;
@@ -465,6 +487,10 @@ class Worker {
   CoreMailbox& mailbox_;
   Arena arena_;
   CoreState core_;
+  uint64_t turn_began_ = 0;
+  bool was_busy_ = false;
+  const uint64_t* heap_taken_ = nullptr;
+  uint64_t heap_at_start_ = 0;
   std::array<RxDatagram, kMaxBurst> rx_;
   TxBurst tx_;
 };

@@ -5,6 +5,8 @@ complete -c culvertctl -n __fish_use_subcommand -a allocations
 complete -c culvertctl -n __fish_use_subcommand -a drops
 complete -c culvertctl -n __fish_use_subcommand -a cores
 complete -c culvertctl -n __fish_use_subcommand -a explain
+complete -c culvertctl -n __fish_use_subcommand -a top
+complete -c culvertctl -n __fish_use_subcommand -a health
 complete -c culvertctl -n __fish_use_subcommand -a config
 complete -c culvertctl -n __fish_use_subcommand -a limits
 complete -c culvertctl -n __fish_use_subcommand -a schema
@@ -26,3 +28,5 @@ complete -c culvertctl -n '__fish_seen_subcommand_from mint' -l ttl -x
 complete -c culvertctl -n '__fish_seen_subcommand_from mint' -l algorithm -xa 'sha1 sha256'
 complete -c culvertctl -n '__fish_seen_subcommand_from user' -a 'add list remove'
 complete -c culvertctl -n '__fish_seen_subcommand_from user' -l database -r -F
+complete -c culvertctl -n '__fish_seen_subcommand_from top' -l once
+complete -c culvertctl -n '__fish_seen_subcommand_from top' -l interval -x

@@ -73,7 +73,9 @@ class MetricsTest : public TurnTest {
             .config = [this]() -> const Config& { return config_; },
             .state = [this] { return state_; },
             .log_lines_dropped = [] { return uint64_t{3}; },
-            .control_clients = [] { return size_t{2}; }};
+            .control_clients = [] { return size_t{2}; },
+            .cycle_clock = &cycle_clock_,
+            .ports = [this] { return std::span<const PortStats>(ports_); }};
   }
   Samples scrape() {
     Samples out;
@@ -81,6 +83,8 @@ class MetricsTest : public TurnTest {
     return out;
   }
   CoreWatchdog watchdog_;
+  CycleClock cycle_clock_;
+  std::array<PortStats, 1> ports_{};
   ServiceState state_ = ServiceState::kReady;
 };
 
@@ -108,6 +112,18 @@ TEST_F(MetricsTest, CountersAreLive) {
   EXPECT_EQ(s["culvert_realm_allocations{realm=\"example.org\"}"], 1);
   EXPECT_EQ(s["culvert_allocations_created_total"], 1);
   EXPECT_EQ(s["culvert_log_lines_dropped_total"], 3);
+}
+
+TEST_F(MetricsTest, PortsAreLabelledAndCyclesAreSeconds) {
+  constexpr std::string_view kName = "net_null0";
+  std::copy(kName.begin(), kName.end(), ports_[0].name.begin());
+  ports_[0].missed.set(7);
+  engine_->mutable_stats(0).sleep_cycles.add(static_cast<uint64_t>(3 * cycle_clock_.hertz()));
+  Samples s = scrape();
+  EXPECT_EQ(s["culvert_port_missed_packets_total{port=\"net_null0\",driver=\"\"}"], 7);
+  // The rate is measured anew at each question.
+  EXPECT_NEAR(s["culvert_core_sleep_seconds_total{core=\"0\"}"], 3, 1);
+  EXPECT_EQ(s["culvert_core_sleep_seconds_total{core=\"1\"}"], 0);
 }
 
 TEST_F(MetricsTest, TheProcessIsDescribedTruthfully) {
@@ -146,8 +162,8 @@ TEST_F(MetricsTest, TheOperationsGuideExplainsEveryOutcomeMetricAndMethod) {
     EXPECT_NE(guide.find("| `" + name + "` ("), std::string::npos) << name;
   }
   for (const char* command :
-       {"status", "allocations", "drops", "cores", "explain", "drain", "reload", "close", "mint",
-        "user add", "user list", "user remove", "config", "limits", "schema"}) {
+       {"status", "health", "top", "allocations", "drops", "cores", "explain", "drain", "reload",
+        "close", "mint", "user add", "user list", "user remove", "config", "limits", "schema"}) {
     EXPECT_NE(guide.find("`" + std::string(command) + "`"), std::string::npos) << command;
   }
 }

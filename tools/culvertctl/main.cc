@@ -18,6 +18,7 @@
 #include "crypto/credentials.h"
 #include "tools/culvertctl/client.h"
 #include "tools/culvertctl/render.h"
+#include "tools/culvertctl/top.h"
 
 namespace culvert {
 namespace {
@@ -33,6 +34,7 @@ constexpr const char* kExamples = R"(
 Examples:
   culvertctl status
   culvertctl allocations --user alice
+  culvertctl top                        a live table of cores, ports and drops; q ends it
   culvertctl drops                      what was not forwarded, and why
   culvertctl explain "udp 192.0.2.1:5000 -> 198.51.100.1:3478 channel 0x4000"
   culvertctl drain                      before maintenance; `drain --off` takes it back
@@ -53,6 +55,9 @@ struct Options {
   bool counters = true;
   // drops
   bool all = false, per_core = false;
+  // top
+  bool once = false;
+  double interval = 1;
   // others
   std::string datagram, id;
   bool off = false;
@@ -200,6 +205,13 @@ int run_mint(Options& o) {
   return kOk;
 }
 
+int run_health(const Options& o) {
+  const json answer = ControlClient(o.socket).call("health");
+  const bool healthy = answer.value("healthy", false);
+  print(o, answer, render_health(answer));
+  return healthy ? kOk : kRefused;
+}
+
 template <class Render>
 int run_simple(const Options& o, const char* method, const json& params, Render render) {
   const json answer = ControlClient(o.socket).call(method, params);
@@ -252,6 +264,19 @@ class Program {
   void add_views() {
     command("status", "what the relay is doing",
             [this] { return run_simple(o_, "status", json::object(), render_status); });
+    command("health", "exit status 0 while every fast core moves, 1 when one stands still",
+            [this] { return run_health(o_); });
+    CLI::App* top = command("top", "a live table of cores, ports and drops", [this] {
+      return run_top({stats_path(o_.socket), o_.interval, o_.once, o_.json_output});
+    });
+    top->add_flag("--once", o_.once, "one table, after one interval");
+    top->add_option("--interval", o_.interval, "seconds between two looks")
+        ->capture_default_str()
+        ->check(CLI::Range(kMinTopSeconds, kMaxTopSeconds));
+    top->footer(
+        "Reads the stats segment beside the control socket and asks the daemon nothing, so it "
+        "works\n"
+        "while control is stuck. q or Ctrl-C ends it; --json prints one object for each interval.");
     CLI::App* allocations = command("allocations", "live allocations with their counters",
                                     [this] { return run_allocations(o_); });
     add_filter_options(allocations, o_);

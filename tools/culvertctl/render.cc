@@ -110,6 +110,16 @@ std::string printable(const std::string& text) {
   return same ? text : out;
 }
 
+std::string render_health(const json& health) {
+  std::string still;
+  for (const json& core : health.value("stalled_cores", json::array()))
+    still += (still.empty() ? "" : ", ") + core.dump();
+  if (health.value("healthy", false))
+    return "every core moves (" + text_of(health, "cores") + "), " + text_of(health, "state") +
+           "\n";
+  return "STANDS STILL: core " + still + "\n";
+}
+
 std::string render_status(const json& s) {
   std::string out = "culvertd " + text_of(s, "version") + ", " + text_of(s, "state") +
                     (s.value("healthy", true) ? "" : ", A CORE STANDS STILL") + ", up " +
@@ -133,6 +143,12 @@ std::string render_status(const json& s) {
          with_commas(number(traffic, "sent_packets")) + " (" +
          with_bytes(number(traffic, "sent_bytes")) + "), send failures " +
          with_commas(number(traffic, "send_failed")) + "\n";
+  for (const json& port : s.value("ports", json::array()))
+    out += "port " + text_of(port, "name") + " (" + text_of(port, "driver") + "): missed " +
+           with_commas(number(port, "missed")) + ", no buffer " +
+           with_commas(number(port, "no_buffer")) + ", errors " +
+           with_commas(number(port, "receive_errors") + number(port, "send_errors")) +
+           (number(port, "link_up") != 0 ? "" : ", LINK DOWN") + "\n";
   const json turn = s.value("turn", json::object());
   out += "requests " + with_commas(number(turn, "requests")) + ", allocations made " +
          with_commas(number(turn, "allocations_made")) + ", refreshes " +

@@ -30,6 +30,7 @@ class Table {
 // Control characters of foreign text as \xNN: names come from the network, the terminal is ours.
 [[nodiscard]] std::string printable(const std::string& text);
 
+[[nodiscard]] std::string render_health(const nlohmann::json& health);
 [[nodiscard]] std::string render_status(const nlohmann::json& status);
 [[nodiscard]] std::string render_allocations(const nlohmann::json& answer);
 // `all`: outcomes that never happened too, and those of severity ok.

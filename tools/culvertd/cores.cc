@@ -1,5 +1,9 @@
 #include "tools/culvertd/cores.h"
 
+#ifdef CULVERT_HAVE_JEMALLOC
+#include <jemalloc/jemalloc.h>
+#endif
+
 #include <algorithm>
 
 #include "control/turn_server.h"
@@ -58,6 +62,16 @@ ResourceCosts resource_costs(const Config& config) {
                          (kCommandRingSlots + kEventRingSlots) * sizeof(RingSlot);
   if (config.driver == "dpdk") costs.fds_per_relayed_port = costs.fds_per_listener_and_core = 0;
   return costs;
+}
+
+const uint64_t* heap_bytes_of_this_thread() {
+#ifdef CULVERT_HAVE_JEMALLOC
+  uint64_t* bytes = nullptr;
+  size_t size = sizeof bytes;
+  if (mallctl("thread.allocatedp", static_cast<void*>(&bytes), &size, nullptr, 0) == 0)
+    return bytes;
+#endif
+  return nullptr;
 }
 
 CoreSeeds draw_seeds(crypto::Random& random) {

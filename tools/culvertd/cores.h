@@ -24,6 +24,10 @@ inline constexpr uint32_t kChannelsPerAllocation = 4;
 [[nodiscard]] ResourceCosts resource_costs(const Config& config);
 [[nodiscard]] CoreSeeds draw_seeds(crypto::Random& random);
 
+// Where the allocator counts what the calling thread takes from the heap; nullptr: it does not (a
+// sanitizer's allocator).
+[[nodiscard]] const uint64_t* heap_bytes_of_this_thread();
+
 class FastCores {
  public:
   virtual ~FastCores() = default;
@@ -32,6 +36,12 @@ class FastCores {
   virtual void start(crypto::Random& random) = 0;
   virtual void stop() = 0;
   [[nodiscard]] virtual size_t table_bytes() const = 0;
+  // The numbers of the ports that are ours, for the stats segment; how many there are. Control
+  // thread, once a second.
+  [[nodiscard]] virtual uint32_t read_ports(std::span<PortStats> ports) const {
+    static_cast<void>(ports);
+    return 0;
+  }
   // What an operator should know of what was opened.
   virtual void describe(Logger& log) const { static_cast<void>(log); }
 };

@@ -88,7 +88,17 @@ ServiceParts Daemon::service_parts() {
       [this] { return to_toml(config_, false); },
       [this] { return limits_json(); },
       [this] { return reload(); },
+      shared_stats(),
   };
+}
+
+SharedStats Daemon::shared_stats() {
+  StatsMemory& memory = engine_.stats_memory();
+  return {&memory.header(), memory.ports(),
+          [this, &memory](const StatsFile& file) {
+            memory.publish(file, CULVERT_VERSION, config_.driver);
+          },
+          [this](std::span<PortStats> ports) { return cores_->read_ports(ports); }};
 }
 
 int Daemon::run() {

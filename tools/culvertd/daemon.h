@@ -29,6 +29,7 @@ class Daemon {
  private:
   [[nodiscard]] ReloadOutcome reload();
   [[nodiscard]] ServiceParts service_parts();
+  [[nodiscard]] SharedStats shared_stats();
   [[nodiscard]] nlohmann::json limits_json() const;
   void drop_privileges_or_throw();
   void log_start();

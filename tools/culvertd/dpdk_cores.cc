@@ -87,6 +87,8 @@ class DpdkCores final : public FastCores {
   void stop() override { threads_.stop(); }
   size_t table_bytes() const override { return threads_.table_bytes(); }
 
+  uint32_t read_ports(std::span<PortStats> to) const override { return ports_.read_stats(to); }
+
   void describe(Logger& log) const override {
     log.info("packet I/O", {{"library", Eal::version()}});
     for (const Port& port : ports_.ports())

@@ -40,7 +40,10 @@ class WorkerThreads {
     }
     for (CoreId id = 0; id < cores_.size(); ++id) {
       Worker<D>* worker = cores_[id].worker.get();
-      cores_[id].thread = std::thread([worker, id, body] { body(*worker, id); });
+      cores_[id].thread = std::thread([worker, id, body] {
+        worker->watch_heap(heap_bytes_of_this_thread());
+        body(*worker, id);
+      });
       const std::string name = "culvert-core" + std::to_string(id);
       (void)pthread_setname_np(cores_[id].thread.native_handle(), name.c_str());
     }

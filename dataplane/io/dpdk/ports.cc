@@ -189,10 +189,32 @@ void DpdkPorts::start(Port& port) {
   }
 }
 
-DpdkPorts::Counters DpdkPorts::counters(const Port& port) const {
-  rte_eth_stats stats{};
-  if (rte_eth_stats_get(port.id, &stats) != 0) return {};
-  return {stats.imissed, stats.rx_nombuf, stats.ierrors + stats.oerrors};
+uint32_t DpdkPorts::read_stats(std::span<PortStats> to) const {
+  const size_t count = std::min(ports_.size(), to.size());
+  for (size_t i = 0; i < count; ++i) {
+    const Port& port = ports_[i];
+    PortStats& out = to[i];
+    if (out.name[0] == 0) {
+      std::copy_n(port.name.begin(), std::min(port.name.size(), out.name.size() - 1),
+                  out.name.begin());
+      std::copy_n(port.driver.begin(), std::min(port.driver.size(), out.driver.size() - 1),
+                  out.driver.begin());
+    }
+    rte_eth_stats stats{};
+    if (rte_eth_stats_get(port.id, &stats) != 0) continue;
+    rte_eth_link link{};
+    const bool asked = rte_eth_link_get_nowait(port.id, &link) == 0;
+    out.received_packets.set(stats.ipackets);
+    out.received_bytes.set(stats.ibytes);
+    out.sent_packets.set(stats.opackets);
+    out.sent_bytes.set(stats.obytes);
+    out.missed.set(stats.imissed);
+    out.no_buffer.set(stats.rx_nombuf);
+    out.receive_errors.set(stats.ierrors);
+    out.send_errors.set(stats.oerrors);
+    out.link_up.set(asked && link.link_status == RTE_ETH_LINK_UP ? 1 : 0);
+  }
+  return static_cast<uint32_t>(count);
 }
 
 }  // namespace culvert

@@ -11,10 +11,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "dataplane/api/limits.h"
+#include "dataplane/api/stats.h"
 #include "dataplane/wire/frame.h"
 
 struct rte_mempool;
@@ -77,13 +79,8 @@ class DpdkPorts {
   [[nodiscard]] const std::vector<Port>& ports() const { return ports_; }
   [[nodiscard]] const PortsOptions& options() const { return options_; }
 
-  // What a port itself counted, for the log.
-  struct Counters {
-    uint64_t missed = 0;     // frames the port dropped: nobody took them in time
-    uint64_t no_buffer = 0;  // frames dropped for want of a buffer
-    uint64_t errors = 0;
-  };
-  [[nodiscard]] Counters counters(const Port& port) const;
+  // What the ports themselves counted; returns how many there are.
+  [[nodiscard]] uint32_t read_stats(std::span<PortStats> to) const;
 
  private:
   void configure(Port& port);

@@ -42,6 +42,10 @@ std::map<std::string, uint64_t> counted_frames(const PcapDriver& driver) {
     const uint64_t n = driver.frames(static_cast<frame::Kind>(i));
     if (n != 0) out[std::string(frame::kKindInfo[i].name)] = n;
   }
+  for (size_t i = 0; i < kFrameCounters; ++i) {
+    const uint64_t n = driver.counted(static_cast<FrameCounter>(i));
+    if (n != 0) out[std::string(kFrameCounterInfo[i].name)] += n;
+  }
   if (driver.not_ours() != 0) out["not_ours"] = driver.not_ours();
   return out;
 }

@@ -12,12 +12,19 @@ Packet: {"at_us", "from", "to", "ttl", "tos", "df", "checksum", "vlan", "options
         "payload"}; defaults: 0, -, -, 64, 0, true, "ok", none, none, none, "".
         "checksum": "ok", "none" (IPv4 zero), "bad" or "bad-ip".
         Or {"at_us", "frame": "hex of a whole frame"}.
+        "fragments": [[offset, length]...], "id": n: a frame for each, in this order, of the bytes
+        from the UDP header on; a length of null is "to the end". An object {"offset", "length",
+        "more", "tos", "ttl", "xor", "protocol"} bends one of them. "id" is the relay's own where it
+        sends (IPv4: counted; IPv6: SipHash of the count).
+        "sweep": {"count", "id", "from"}: so many of it, "id" and the source address growing by
+        these steps.
         "icmp": {"type", "code", "mtu", "quote": packet} instead of "payload".
 Payload: "text"; {"hex": "..."}; {"repeat": n, "byte": b}; {"channel": "0x4000", "data": payload,
         "length": override, "pad": n}; {"stun": "allocate-request", "id": "hex" or "relay",
         "cookie": override, "attributes": [[name, value...]...]}; a list is concatenated.
 Allocations, permissions and channels of a case are installed before the first packet.
 """
+import ipaddress
 import json
 import pathlib
 import struct
@@ -46,7 +53,6 @@ MASK64 = (1 << 64) - 1
 
 def parse_ip(text):
     """(family, bytes)"""
-    import ipaddress
     ip = ipaddress.ip_address(text)
     return ip.version, ip.packed
 
@@ -205,11 +211,66 @@ def payload_bytes(spec, packet, ids):
 
 # -------------------------------------------------------------------------------- frames
 
+def swept(packet):
+    sweep = packet["sweep"]
+    _, source, port = parse_address(packet["from"])
+    for i in range(sweep["count"]):
+        number = int.from_bytes(source, "big") + i * sweep.get("from", 0)
+        host = str(ipaddress.ip_address(number.to_bytes(len(source), "big")))
+        plain = {key: value for key, value in packet.items() if key != "sweep"}
+        yield plain | {"id": packet.get("id", 0) + i * sweep.get("id", 0),
+                       "from": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+
+
 class FrameMaker:
     def __init__(self, sent_by_relay):
         self.ids = RelayIds()
         self.sent_by_relay = sent_by_relay
         self.identification = 0
+
+    def frames(self, packet):
+        if "sweep" in packet:
+            return [f for p in swept(packet) for f in self.frames(p)]
+        if "fragments" in packet:
+            return self.fragments(packet)
+        return [self.frame(packet)]
+
+    def fragments(self, packet):
+        family, source, source_port = parse_address(packet["from"])
+        _, destination, port = parse_address(packet["to"])
+        upper = self.udp(packet, family, source, destination, source_port, port)
+        identification = packet.get("id", 0)
+        if self.sent_by_relay:
+            self.identification += 1
+            identification = self.identification
+            if family == 6:
+                identification = siphash24(0, 0, struct.pack("<Q", identification)) & 0xFFFFFFFF
+        out = []
+        for spec in packet["fragments"]:
+            if isinstance(spec, list):
+                spec = {"offset": spec[0], "length": spec[1]}
+            offset, length = spec["offset"], spec.get("length")
+            end = len(upper) if length is None else offset + length
+            data = bytes(b ^ spec.get("xor", 0) for b in upper[offset:end])
+            out.append(self.fragment(packet | spec, family, source, destination, identification,
+                                     offset, spec.get("more", end < len(upper)), data))
+        return out
+
+    def fragment(self, packet, family, source, destination, identification, offset, more, data):
+        tos, ttl = packet.get("tos", 0), packet.get("ttl", 64)
+        protocol = packet.get("protocol", 17)
+        ethernet = (mac_of(destination) + mac_of(source) +
+                    struct.pack("!H", 0x0800 if family == 4 else 0x86DD))
+        if family == 6:
+            extension = bytes.fromhex(packet.get("options", ""))  # whole headers, the last says 44
+            extension += struct.pack("!BBHI", protocol, 0, offset | more, identification)
+            first = packet.get("next_header", 44)
+            return (ethernet + struct.pack("!IHBB", 6 << 28 | tos << 20, len(extension) + len(data),
+                                           first, ttl) + source + destination + extension + data)
+        flags = 0x2000 * more | offset // 8
+        head = struct.pack("!BBHHHBBH", 0x45, tos, 20 + len(data), identification, flags, ttl,
+                           protocol, 0) + source + destination
+        return ethernet + head[:10] + struct.pack("!H", checksum(head)) + head[12:] + data
 
     def frame(self, packet):
         if "frame" in packet:
@@ -280,10 +341,11 @@ def capture(packets, sent_by_relay):
     maker = FrameMaker(sent_by_relay)
     out = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65601, 1)  # nanoseconds, Ethernet
     for packet in packets:
-        frame = maker.frame(packet)
         at = FIRST_US + packet.get("at_us", 0)
-        out += struct.pack("<IIII", at // 1_000_000, at % 1_000_000 * 1000, len(frame), len(frame))
-        out += frame
+        for frame in maker.frames(packet):
+            out += struct.pack("<IIII", at // 1_000_000, at % 1_000_000 * 1000, len(frame),
+                               len(frame))
+            out += frame
     return out
 
 

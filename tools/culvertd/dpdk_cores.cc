@@ -36,10 +36,11 @@ void pin_to(uint32_t cpu) {
   (void)pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
 }
 
-[[nodiscard]] PortsOptions ports_options(const RingEngine& engine) {
+[[nodiscard]] PortsOptions ports_options(const RingEngine& engine, crypto::Random& random) {
   PortsOptions options;
   options.cores = engine.cores();
   options.rss_key = engine.snapshot().steering.key;
+  options.fragment_key = {random.u64(), random.u64()};
   return options;
 }
 
@@ -58,7 +59,7 @@ class DpdkCores final : public FastCores {
             crypto::Random& random)
       : cpus_(own_cpus()),
         eal_(eal_arguments(config.dpdk, cpus_)),
-        ports_(ports_options(engine)),
+        ports_(ports_options(engine, random)),
         neighbours_(random.u64()),
         options_(driver_options(config.dpdk)),
         threads_(engine, core_limits(config, derived)) {

@@ -37,7 +37,8 @@ DpdkDriver::DpdkDriver(const Snapshot& snapshot, CoreId core, DpdkPorts& ports,
       cores_(snapshot.cores),
       options_(options),
       port_low_(snapshot.relay_port_low),
-      port_high_(snapshot.relay_port_high) {
+      port_high_(snapshot.relay_port_high),
+      fragments_(ports.fragments()) {
   for (Port& port : ports.ports()) {
     auto mine = std::make_unique<PortOfCore>(port, static_cast<uint8_t>(ports_.size()), core);
     for (const PortAddress& a : options.addresses)
@@ -103,6 +104,7 @@ Ticks DpdkDriver::now() {
     ticks = static_cast<Ticks>(static_cast<uint64_t>(time.tv_sec) * 1000 +
                                static_cast<uint64_t>(time.tv_nsec) / 1000000);
   }
+  ticks_ = ticks;
   seconds_ = static_cast<uint16_t>(ticks / kTicksPerSecond);
   return ticks;
 }

@@ -1,6 +1,9 @@
 // The driver for DPDK ports: frames in from a port's queue, datagrams to the path, frames out. One
 // object per fast core, used by that core's thread alone.
 //
+// Fragments are the slow path (dpdk_fragments.cc): they are copied into a table that all cores
+// share (wire/reassembly.h), and the datagram lies there until its burst has been sent.
+//
 // Receiving: a burst from one port after another; each frame is parsed where it lies
 // (wire/frame.h), and datagrams for our listeners and relayed ports are handed out with their
 // payload still in its buffer. ARP, neighbour discovery and echo are answered here (host.h): no
@@ -30,6 +33,7 @@
 #include "dataplane/io/driver.h"
 #include "dataplane/path/datagram.h"
 #include "dataplane/wire/frame.h"
+#include "dataplane/wire/reassembly.h"
 
 struct rte_mbuf;
 
@@ -112,6 +116,10 @@ class DpdkDriver {
   [[nodiscard]] bool take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx);
   [[nodiscard]] bool for_path(frame::Kind kind, const frame::Parsed& parsed, bool good,
                               RxDatagram& rx);
+  void take_fragment(const rte_mbuf* mbuf, PortOfCore& port, RxDatagram& rx);
+  void expire_fragments();
+  void count_given_up(const Reassembler::GivenUp& given_up);
+  void release_reassembled();
   void react(PortOfCore& port, const rte_mbuf* mbuf);
   void learn(PortOfCore& port, const uint8_t* frame, const IpAddress& source);
 
@@ -149,13 +157,20 @@ class DpdkDriver {
 
   std::vector<std::unique_ptr<PortOfCore>> ports_;
   size_t next_port_ = 0;
+  SharedFragments& fragments_;
+  FragmentBudget fragment_budget_;
+  bool fragments_wait_ = false;  // one that this core took may still be incomplete
+  Ticks fragments_due_ = 0;      // when it is given up
+  uint32_t reassembled_count_ = 0;
+  std::array<Reassembler::Handle, kMaxBurst> reassembled_{};
   HeldList held_;
   HeldList foreign_;
   std::array<rte_mbuf*, kMaxBurst> frames_{};
   std::array<NextHop, kMaxBurst> hops_;
   std::array<Routes::Route, kMaxBurst> route_;
 
-  uint16_t seconds_ = 0;  // of now(): ages of neighbours
+  Ticks ticks_ = 0;       // of now()
+  uint16_t seconds_ = 0;  // the same: ages of neighbours
   uint16_t budget_second_ = 0;
   uint32_t budget_left_ = kMaxHostAnswersPerSecond;
   uint16_t identification_ = 0;

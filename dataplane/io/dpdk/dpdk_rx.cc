@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "dataplane/io/dpdk/dpdk_state.h"
+#include "dataplane/io/frames.h"
 
 namespace culvert {
 
@@ -12,17 +13,6 @@ constexpr uint32_t kPrefetchAhead = 4;
 // RFC 8656 section 12: what a listener gets is STUN when its first byte is 0 to 3.
 constexpr uint8_t kLastStunByte = 3;
 
-[[nodiscard]] FrameCounter counter_of(frame::Kind kind) {
-  // Both lists have these names in this order; the kinds for the path come first.
-  constexpr auto kFirst = static_cast<size_t>(frame::Kind::k_not_ip);
-  static_assert(static_cast<size_t>(FrameCounter::k_not_ip) == 0);
-  static_assert(static_cast<size_t>(FrameCounter::k_bad_icmp) + kFirst ==
-                static_cast<size_t>(frame::Kind::k_bad_icmp));
-  static_assert(static_cast<size_t>(FrameCounter::k_bad_udp_length) + kFirst ==
-                static_cast<size_t>(frame::Kind::k_bad_udp_length));
-  return static_cast<FrameCounter>(static_cast<size_t>(kind) - kFirst);
-}
-
 }  // namespace
 
 void DpdkDriver::release_held() {
@@ -31,10 +21,14 @@ void DpdkDriver::release_held() {
     if (held_.items[i].mbuf != nullptr) frames_[left++] = held_.items[i].mbuf;
   if (left != 0) rte_pktmbuf_free_bulk(frames_.data(), left);
   held_.count = held_.cursor = 0;
+  if (reassembled_count_ != 0) [[unlikely]]
+    release_reassembled();
 }
 
 uint32_t DpdkDriver::rx_burst(std::span<RxDatagram> rx) {
   release_held();
+  if (fragments_wait_ && ticks_reached(ticks_, fragments_due_)) [[unlikely]]
+    expire_fragments();
   const auto want = static_cast<uint16_t>(std::min<size_t>({rx.size(), burst_, kMaxBurst}));
   for (size_t tried = 0; tried < ports_.size(); ++tried) {
     PortOfCore& port = *ports_[next_port_];
@@ -69,7 +63,8 @@ uint32_t DpdkDriver::take_frames(PortOfCore& port, uint32_t frames, std::span<Rx
   return held_.count;
 }
 
-// True: rx and the next place of held_ are filled. False: counted, and the buffer is the caller's.
+// True: rx and the next place of held_ are filled. False: counted (or a fragment, whose datagram
+// take_fragment() has added), and the buffer is the caller's.
 bool DpdkDriver::take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx) {
   if (mbuf->nb_segs != 1 && rte_pktmbuf_linearize(mbuf) != 0) [[unlikely]] {
     count(FrameCounter::k_segments_too_long);
@@ -97,8 +92,10 @@ bool DpdkDriver::take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx) {
   if (frame::info(kind).disposition != frame::Disposition::path) [[unlikely]] {
     if (kind == frame::Kind::k_not_ip || kind == frame::Kind::k_other_protocol)
       react(port, mbuf);
+    else if (kind == frame::Kind::k_fragment)
+      take_fragment(mbuf, port, rx);
     else
-      count(counter_of(kind));
+      count(frame_counter(kind));
     return false;
   }
   // "None": sound, though the field was never filled in (a guest on this host sent it).

@@ -16,6 +16,23 @@ namespace culvert {
 
 inline constexpr uint16_t kNoAddressIndex = 0xffff;
 
+// nullptr: nothing is shared, and nothing is locked.
+class QueueGuard {
+ public:
+  explicit QueueGuard(QueueLock* lock) : lock_(lock) {
+    while (lock_ != nullptr && lock_->held.exchange(true, std::memory_order_acquire))
+      rte_pause();
+  }
+  ~QueueGuard() {
+    if (lock_ != nullptr) lock_->held.store(false, std::memory_order_release);
+  }
+  QueueGuard(const QueueGuard&) = delete;
+  QueueGuard& operator=(const QueueGuard&) = delete;
+
+ private:
+  QueueLock* lock_;
+};
+
 // One port as one core uses it.
 struct DpdkDriver::PortOfCore {
   PortOfCore(Port& p, uint8_t place, CoreId core)

@@ -5,27 +5,6 @@
 
 namespace culvert {
 
-namespace {
-
-// Of a sending queue that cores share; held while one burst is copied.
-class QueueGuard {
- public:
-  explicit QueueGuard(QueueLock* lock) : lock_(lock) {
-    while (lock_ != nullptr && lock_->held.exchange(true, std::memory_order_acquire))
-      rte_pause();
-  }
-  ~QueueGuard() {
-    if (lock_ != nullptr) lock_->held.store(false, std::memory_order_release);
-  }
-  QueueGuard(const QueueGuard&) = delete;
-  QueueGuard& operator=(const QueueGuard&) = delete;
-
- private:
-  QueueLock* lock_;
-};
-
-}  // namespace
-
 uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
   // The table's lines for the whole burst are under way before the first is needed.
   for (uint32_t i = 0; i < tx.count; ++i) {

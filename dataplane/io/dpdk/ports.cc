@@ -55,7 +55,8 @@ void must(const Port& port, const std::string& what, int result) {
 
 }  // namespace
 
-DpdkPorts::DpdkPorts(const PortsOptions& options) : options_(options) {
+DpdkPorts::DpdkPorts(const PortsOptions& options)
+    : options_(options), fragments_(options.fragment_key) {
   // Those that belong to another driver (the members of a bond) are skipped.
   for (uint64_t id = rte_eth_find_next_owned_by(0, RTE_ETH_DEV_NO_OWNER); id < RTE_MAX_ETHPORTS;
        id = rte_eth_find_next_owned_by(static_cast<uint16_t>(id + 1), RTE_ETH_DEV_NO_OWNER)) {

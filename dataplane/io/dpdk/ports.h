@@ -18,6 +18,7 @@
 #include "dataplane/api/limits.h"
 #include "dataplane/api/stats.h"
 #include "dataplane/wire/frame.h"
+#include "dataplane/wire/reassembly.h"
 
 struct rte_mempool;
 
@@ -34,9 +35,12 @@ struct PortsOptions {
   uint32_t extra_buffers = 0;
   // Bytes of a buffer after the headroom; grows with a port's MTU.
   uint16_t buffer_bytes = 2048;
+  // Random: which place a fragment's datagram has, and identifications of those sent.
+  SipKey fragment_key;
 };
 
-// Of one sending queue. A spin lock: its holder copies one burst.
+// Of one sending queue, or of the table of fragments. A spin lock: its holder copies one burst or
+// one fragment.
 struct alignas(64) QueueLock {
   std::atomic<bool> held{false};
 };
@@ -46,6 +50,14 @@ enum class PortKernel : uint8_t {
   kNobody,     // a bare port: the driver answers ARP, neighbour discovery and echo itself
   kInterface,  // the kernel, on the interface that the port stands on (Port::if_index)
   kTap,        // the kernel, on a TAP of ours that carries what is not for the relay
+};
+
+// Fragments carry no ports, so those of one datagram may come in by any queues, whatever steers:
+// all cores put together in one table.
+struct SharedFragments {
+  explicit SharedFragments(const SipKey& key) : table(key) {}
+  QueueLock lock;
+  Reassembler table;
 };
 
 struct Port {
@@ -78,6 +90,7 @@ class DpdkPorts {
   [[nodiscard]] std::vector<Port>& ports() { return ports_; }
   [[nodiscard]] const std::vector<Port>& ports() const { return ports_; }
   [[nodiscard]] const PortsOptions& options() const { return options_; }
+  [[nodiscard]] SharedFragments& fragments() { return fragments_; }
 
   // What the ports themselves counted; returns how many there are.
   [[nodiscard]] uint32_t read_stats(std::span<PortStats> to) const;
@@ -90,6 +103,7 @@ class DpdkPorts {
   void close();
 
   PortsOptions options_;
+  SharedFragments fragments_;
   std::vector<Port> ports_;
 };
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "dataplane/io/frames.h"
+
 namespace culvert {
 namespace {
 
@@ -17,6 +19,13 @@ constexpr int kSnapLength = 65535 + static_cast<int>(frame::kMaxHeaders);
 
 uint32_t leg_key(RelayLeg leg) {
   return uint32_t{leg.address} << 16 | leg.port;
+}
+
+// All zero where the frame is too short to have one.
+frame::MacAddress mac_at(std::span<const uint8_t> frame, size_t offset) {
+  frame::MacAddress mac{};
+  if (frame.size() >= offset + mac.size()) std::copy_n(&frame[offset], mac.size(), mac.begin());
+  return mac;
 }
 
 }  // namespace
@@ -93,7 +102,7 @@ uint32_t PcapDriver::rx_burst(std::span<RxDatagram> rx) {
     if (!ticks_reached(clock_, at)) {
       // One loop of the core lies between two milliseconds: what is due in the old one is done
       // first.
-      if (!took_any) clock_ = at;
+      if (!took_any) advance_to(at);
       break;
     }
     took_any = true;
@@ -102,19 +111,66 @@ uint32_t PcapDriver::rx_burst(std::span<RxDatagram> rx) {
     slot.time_ns = pending_.time_ns;
     slot.bytes.swap(pending_.bytes);
     read_pending();
-    const frame::Kind kind = frame::parse(slot.bytes, frame::Verify::kAll, slot.parsed);
-    slot.kind = kind;
-    ++frames_[static_cast<size_t>(kind)];
-    if (frame::info(kind).disposition != frame::Disposition::path) continue;
-    if (!classify(kind, slot.parsed, rx[burst_count_])) {
-      --frames_[static_cast<size_t>(kind)];
-      ++not_ours_;
-      continue;
-    }
-    if (kind == frame::Kind::k_udp) learn(slot.bytes, slot.parsed);
-    ++burst_count_;
+    if (deliver(slot, rx[burst_count_])) ++burst_count_;
   }
   return burst_count_;
+}
+
+// False: counted.
+bool PcapDriver::deliver(Delivered& slot, RxDatagram& rx) {
+  slot.kind = frame::parse(slot.bytes, frame::Verify::kAll, slot.parsed);
+  const frame::MacAddress to = mac_at(slot.bytes, 0);
+  const frame::MacAddress from = mac_at(slot.bytes, 6);
+  if (slot.kind == frame::Kind::k_fragment && !put_together(slot)) return false;
+  ++frames_[static_cast<size_t>(slot.kind)];
+  if (frame::info(slot.kind).disposition != frame::Disposition::path) return false;
+  if (!classify(slot.kind, slot.parsed, rx)) {
+    --frames_[static_cast<size_t>(slot.kind)];
+    ++not_ours_;
+    return false;
+  }
+  if (slot.kind == frame::Kind::k_udp) learn(to, from, slot.parsed.source.ip);
+  return true;
+}
+
+// A fragment: counted. True: it completes a datagram, which takes the place of the frame's bytes.
+bool PcapDriver::put_together(Delivered& slot) {
+  if (!fragment_budget_.take(clock_)) {
+    count(FrameCounter::k_fragment_budget);
+    return false;
+  }
+  frame::Fragment fragment;
+  const bool read = frame::parse_fragment(slot.bytes, fragment);
+  const auto ours = [&](const LocalAddress& a) { return a.bound == fragment.destination; };
+  if (!read || std::none_of(addresses_.begin(), addresses_.end(), ours)) {
+    ++not_ours_;
+    return false;
+  }
+  Reassembler::Handle handle = 0;
+  const Reassembler::Result result = fragments_.take(fragment, clock_, handle);
+  count(frame_counter(result));
+  count_given_up();
+  if (result != Reassembler::Result::kComplete) return false;
+  slot.kind = fragments_.parse(handle, frame::Verify::kAll, slot.parsed);
+  slot.parsed.vlan_tci = fragment.vlan_tci;
+  if (slot.kind == frame::Kind::k_udp) {
+    slot.bytes.assign(slot.parsed.payload, slot.parsed.payload + slot.parsed.length);
+    slot.parsed.payload = slot.bytes.data();
+  }
+  fragments_.release(handle);
+  return true;
+}
+
+void PcapDriver::expire_fragments() {
+  fragments_.expire(clock_);
+  count_given_up();
+}
+
+void PcapDriver::count_given_up() {
+  const Reassembler::GivenUp given_up = fragments_.given_up();
+  count(FrameCounter::k_fragment_timeout, given_up.timeout);
+  count(FrameCounter::k_fragment_table_full, given_up.table_full);
+  count(FrameCounter::k_fragment_prefix_full, given_up.prefix_full);
 }
 
 bool PcapDriver::classify(frame::Kind kind, const frame::Parsed& parsed, RxDatagram& rx) const {
@@ -148,12 +204,9 @@ bool PcapDriver::classify(frame::Kind kind, const frame::Parsed& parsed, RxDatag
   return false;
 }
 
-void PcapDriver::learn(std::span<const uint8_t> bytes, const frame::Parsed& parsed) {
-  frame::MacAddress to{};
-  frame::MacAddress from{};
-  std::copy_n(bytes.begin(), to.size(), to.begin());
-  std::copy_n(bytes.begin() + to.size(), from.size(), from.begin());
-  neighbours_[parsed.source.ip.bytes] = from;
+void PcapDriver::learn(const frame::MacAddress& to, const frame::MacAddress& from,
+                       const IpAddress& source) {
+  neighbours_[source.bytes] = from;
   if (config_.own_mac == frame::MacAddress{}) config_.own_mac = to;
 }
 

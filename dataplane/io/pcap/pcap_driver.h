@@ -5,9 +5,9 @@
 //
 // Invariants: frames are delivered in file order; a burst never spans two milliseconds; every frame
 // of the input is counted once, in frames(kind) or, when it is good but for none of our addresses
-// and ports, in not_ours(). A frame made from a received datagram carries that frame's exact
-// timestamp, any other frame the latest delivered one's. Owned and used by one thread; may allocate
-// (it is a tool, not a NIC).
+// and ports, in not_ours(); what became of fragments is in counted(). A frame made from a received
+// datagram carries that frame's exact timestamp, any other frame the latest delivered one's. Owned
+// and used by one thread; may allocate (it is a tool, not a NIC).
 #pragma once
 
 #include <array>
@@ -19,11 +19,13 @@
 #include <string>
 #include <vector>
 
+#include "dataplane/api/frame_counter.h"
 #include "dataplane/api/snapshot.h"
 #include "dataplane/base/ticks.h"
 #include "dataplane/io/driver.h"
 #include "dataplane/path/datagram.h"
 #include "dataplane/wire/frame.h"
+#include "dataplane/wire/reassembly.h"
 
 struct pcap;
 struct pcap_dumper;
@@ -65,12 +67,19 @@ class PcapDriver {
 
   // Nothing is left to deliver. The clock may then be moved on, to see lifetimes end.
   [[nodiscard]] bool finished() const { return !pending_.present; }
-  void advance_to(Ticks at) { clock_ = ticks_later(clock_, at); }
+  void advance_to(Ticks at) {
+    clock_ = ticks_later(clock_, at);
+    expire_fragments();
+  }
 
   [[nodiscard]] uint64_t frames(frame::Kind kind) const {
     return frames_[static_cast<size_t>(kind)];
   }
   [[nodiscard]] uint64_t not_ours() const { return not_ours_; }
+  // Of fragments and of what was sent; the same names as a DPDK port's.
+  [[nodiscard]] uint64_t counted(FrameCounter counter) const {
+    return counted_[static_cast<size_t>(counter)];
+  }
   [[nodiscard]] uint64_t written() const { return written_; }
   // A sentence when reading ended early because the file is damaged; else empty.
   [[nodiscard]] const std::string& read_error() const { return read_error_; }
@@ -91,9 +100,14 @@ class PcapDriver {
 
   PcapDriver(Config config, const Snapshot& snapshot);
   void read_pending();
+  [[nodiscard]] bool deliver(Delivered& slot, RxDatagram& rx);
+  [[nodiscard]] bool put_together(Delivered& slot);
+  void expire_fragments();
+  void count_given_up();
+  void count(FrameCounter counter, uint64_t n = 1) { counted_[static_cast<size_t>(counter)] += n; }
   [[nodiscard]] Ticks ticks_of(uint64_t time_ns) const;
   [[nodiscard]] bool classify(frame::Kind kind, const frame::Parsed& parsed, RxDatagram& rx) const;
-  void learn(std::span<const uint8_t> bytes, const frame::Parsed& parsed);
+  void learn(const frame::MacAddress& to, const frame::MacAddress& from, const IpAddress& source);
   [[nodiscard]] const Delivered* origin(const TxDatagram& tx) const;
   [[nodiscard]] bool send(const TxDatagram& tx);
   [[nodiscard]] frame::Link link_to(const IpAddress& ip, uint16_t vlan_tci) const;
@@ -118,7 +132,10 @@ class PcapDriver {
   std::set<uint32_t> open_ports_;  // address << 16 | port
   std::vector<uint8_t> scratch_;
 
+  Reassembler fragments_{SipKey{}};
+  FragmentBudget fragment_budget_;
   std::array<uint64_t, frame::kKinds> frames_{};
+  std::array<uint64_t, kFrameCounters> counted_{};
   uint64_t not_ours_ = 0;
   uint64_t written_ = 0;
   std::string read_error_;

@@ -22,7 +22,7 @@ size_t FlowState::table_bytes(const CoreLimits& l) {
   return SwissTable<NarrowFlow>::bytes_for(size_t{l.narrow_channels} * 2) +
          SwissTable<WideFlow>::bytes_for(wide * 2) +
          decltype(permission_table)::bytes_for(l.permissions) +
-         decltype(clients_)::bytes_for(l.allocations) + size_t{l.allocations} * sizeof(Allocation) +
+         decltype(clients)::bytes_for(l.allocations) + size_t{l.allocations} * sizeof(Allocation) +
          TimerWheel::bytes_for(l.allocations);
 }
 
@@ -42,7 +42,7 @@ FlowState::FlowState(Arena& arena, const CoreLimits& limits, const CoreSeeds& se
   narrow.init(arena, size_t{limits.narrow_channels} * 2);
   wide.init(arena, size_t{std::max<uint32_t>(limits.wide_channels, 1)} * 2);
   permission_table.init(arena, limits.permissions);
-  clients_.init(arena, limits.allocations);
+  clients.init(arena, limits.allocations);
   redirects.init(arena, kMaxRedirects);
   allocations = arena.make<Allocation>(limits.allocations);
   wheel.init(arena, limits.allocations, now);
@@ -72,14 +72,10 @@ const SwissTable<WideFlow>& FlowState::table<WideFlow>() const {
 
 // ------------------------------------------------------------------ clients and allocations
 
-uint64_t FlowState::client_hash(const ClientTuple& client) const {
-  return hash_key(client_key<WideKey>(client.client, client.listener, 0), seed);
-}
-
 uint32_t FlowState::find_client(const ClientTuple& client) const {
-  const uint32_t slot = clients_.find(
+  const uint32_t slot = clients.find(
       client_hash(client), [&](uint32_t index) { return allocations[index].client == client; });
-  return slot == kNoSlot ? kNoSlot : clients_[slot];
+  return slot == kNoSlot ? kNoSlot : clients[slot];
 }
 
 Allocation* FlowState::find(AllocationHandle handle) {
@@ -93,9 +89,9 @@ bool FlowState::install(const InstallAllocation& command, const Egress (&egress)
   const uint32_t index = command.handle.index;
   if (index >= allocations.size() || allocations[index].live != 0) return false;
   if (find_client(command.client) != kNoSlot) return false;
-  const uint32_t slot = clients_.insert(client_hash(command.client));
+  const uint32_t slot = clients.insert(client_hash(command.client));
   if (slot == kNoSlot) return false;
-  clients_[slot] = index;
+  clients[slot] = index;
 
   Allocation& a = allocations[index];
   a = Allocation{};
@@ -161,9 +157,9 @@ uint8_t FlowState::remove_legs(uint32_t index, uint8_t legs) {
 void FlowState::forget(uint32_t index) {
   Allocation& a = allocations[index];
   const uint64_t hash = client_hash(a.client);
-  const uint32_t slot = clients_.find(hash, [&](uint32_t candidate) { return candidate == index; });
+  const uint32_t slot = clients.find(hash, [&](uint32_t candidate) { return candidate == index; });
   ENSURE(slot != kNoSlot);
-  clients_.erase(slot, hash);
+  clients.erase(slot, hash);
   wheel.cancel(index);
   a.live = 0;
   --live_allocations;
@@ -177,16 +173,9 @@ PortEntry* FlowState::port(RelayLeg leg) {
 
 // ------------------------------------------------------------------ permissions
 
-uint64_t FlowState::permission_hash(uint32_t allocation,
-                                    const std::array<uint8_t, 16>& peer) const {
-  uint64_t w[2];
-  std::memcpy(w, peer.data(), sizeof w);
-  return hash_fold(hash_fold(w[0] ^ seed.a, w[1] ^ seed.b) ^ allocation, seed.a);
-}
-
 uint32_t FlowState::find_permission(uint32_t allocation, const IpAddress& peer) const {
   return permission_table.find(permission_hash(allocation, peer.bytes), [&](const Permission& p) {
-    return p.allocation == allocation && p.peer == peer.bytes;
+    return is_permission(p, allocation, peer);
   });
 }
 

@@ -91,6 +91,7 @@ class FlowState {
   SwissTable<NarrowFlow> narrow;
   SwissTable<WideFlow> wide;
   SwissTable<Permission, 15> permission_table;
+  SwissTable<uint32_t, 15> clients;  // index by 5-tuple
   SwissTable<Redirect> redirects;
   std::span<Allocation> allocations;
   Policer whole;  // of all users of this core together (limits.total_bandwidth)
@@ -115,6 +116,27 @@ class FlowState {
     return whole.admit(bytes, now);
   }
 
+  [[nodiscard]] uint64_t client_hash(const ClientTuple& client) const {
+    // By words: a key put together from bytes would stall the loads of the hash.
+    const TransportAddress& from = client.client;
+    const uint64_t rest = uint64_t{from.port} | uint64_t{client.listener} << 16 |
+                          uint64_t{static_cast<uint8_t>(from.ip.family)} << 32;
+    uint64_t w[2];
+    std::memcpy(w, from.ip.bytes.data(), sizeof w);
+    return hash_fold(hash_fold(w[0] ^ seed.a, w[1] ^ seed.b) ^ rest, seed.a);
+  }
+  [[nodiscard]] uint64_t permission_hash(uint32_t allocation,
+                                         const std::array<uint8_t, 16>& peer) const {
+    uint64_t w[2];
+    std::memcpy(w, peer.data(), sizeof w);
+    return hash_fold(hash_fold(w[0] ^ seed.a, w[1] ^ seed.b) ^ allocation, seed.a);
+  }
+
+  [[nodiscard]] static bool is_permission(const Permission& p, uint32_t allocation,
+                                          const IpAddress& peer) {
+    return p.allocation == allocation && same_bytes(p.peer, peer.bytes);
+  }
+
   static constexpr uint32_t kOwnAddress = 0x80000000;  // in Permission::next
   static constexpr uint32_t kLinkMask = 0x7fffffff;
 
@@ -134,7 +156,6 @@ class FlowState {
   template <class Flow>
   [[nodiscard]] const SwissTable<Flow>& table() const;
 
-  [[nodiscard]] uint64_t client_hash(const ClientTuple& client) const;
   [[nodiscard]] static uint32_t next_of(const Permission& p) {
     return (p.next & kLinkMask) == kLinkMask ? kNoSlot : (p.next & kLinkMask);
   }
@@ -167,13 +188,10 @@ class FlowState {
   [[nodiscard]] ApplyError check_channel_free(uint32_t index, uint16_t channel,
                                               const TransportAddress* peer, Ticks now);
 
-  [[nodiscard]] uint64_t permission_hash(uint32_t allocation,
-                                         const std::array<uint8_t, 16>& peer) const;
   void erase_permission(uint32_t index, uint32_t slot);
   void update_permission(Allocation& a, Permission& p);
 
   CoreLimits limits_;
-  SwissTable<uint32_t, 15> clients_;
   std::span<PortEntry> ports_;
   uint32_t port_span_ = 0;
 };

@@ -45,7 +45,10 @@ void add_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
             [&]<class Key>() { return client_key<Key>(rx.source, rx.listener, channel); });
     return Step::kChannelData;
   }
-  if (first <= kLastStunByte) return Step::kStun;
+  if (first <= kLastStunByte) {
+    ++work.loose;
+    return Step::kStun;
+  }
   if (first > kLastChannelByte && first <= kLastReservedChannelByte)
     return drop(core, Outcome::k_channel_number_reserved);
   return drop(core, Outcome::k_not_stun_nor_channel);
@@ -54,7 +57,7 @@ void add_key(BurstWork& work, size_t i, const RxDatagram& rx, MakeKey&& make) {
 }  // namespace
 
 void classify(CoreState& core, std::span<const RxDatagram> in, BurstWork& work) {
-  work.narrow.count = work.wide_keys.count = 0;
+  work.narrow.count = work.wide_keys.count = work.loose = 0;
   for (size_t i = 0; i < in.size(); ++i) {
     const RxDatagram& rx = in[i];
     if (rx.kind == RxKind::kIcmpError) {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "dataplane/api/messages.h"
 #include "dataplane/api/outcome.h"
@@ -30,6 +31,8 @@ enum class Step : uint8_t {
   kChannelData,   // ChannelData from a client, key built
   kPeerDatagram,  // from a peer to a relayed port, key built
   kStun,
+  kPlainSend,    // a Send indication of the usual shape; slot: of BurstWork::without_flow
+  kUnboundPeer,  // a kPeerDatagram without a channel, port and allocation found; slot: likewise
   kIcmpError,
 };
 
@@ -48,12 +51,24 @@ struct KeyList {
     ++count;
   }
 };
+// A datagram that found no channel: what resolve_without_flow() found instead.
+struct WithoutFlow {
+  const PortEntry* port = nullptr;  // nullptr: a Send indication
+  uint64_t hash = 0;                // of the client, then of the permission
+  uint32_t allocation = kNoSlot;
+  uint32_t permission = kNoSlot;
+  TransportAddress peer;
+  std::span<const uint8_t> data;  // of a Send indication
+  uint8_t index = 0;              // of the datagram in the burst
+};
 struct BurstWork {
   std::array<Step, kMaxBurst> step;
   std::array<bool, kMaxBurst> wide;      // slot is of the wide table
   std::array<uint32_t, kMaxBurst> slot;  // of the flow, or kNoSlot
+  uint32_t loose = 0;  // datagrams that may be resolve_without_flow()'s: none, no work
   KeyList<NarrowKey> narrow;
   KeyList<WideKey> wide_keys;
+  std::array<WithoutFlow, kMaxBurst> without_flow;
 };
 
 struct CoreState {

@@ -146,7 +146,9 @@ void hairpin(PathContext& path, const RxDatagram& rx, std::span<const uint8_t> p
   if (address == RelayLeg::kNoAddress || !core.flows.in_relay_range(to.port))
     return core.count(Outcome::k_own_port_not_relayed);
 
-  RxDatagram second;
+  // In its place already: one of this core's own needs no copy.
+  RxDatagram& second = core.second[path.second_count];
+  second = RxDatagram{};
   second.payload = payload.data();
   second.length = static_cast<uint16_t>(payload.size());
   second.kind = RxKind::kPeer;
@@ -160,7 +162,7 @@ void hairpin(PathContext& path, const RxDatagram& rx, std::span<const uint8_t> p
 
   const CoreId owner_core = owner(to.port, path.snapshot.cores);
   if (owner_core != core.id) return hand_off(path, second, owner_core, Outcome::k_hairpin_cross);
-  core.second[path.second_count++] = second;
+  ++path.second_count;
   core.count(Outcome::k_hairpinned);
 }
 

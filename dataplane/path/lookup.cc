@@ -39,7 +39,10 @@ void resolve(const FlowState& flows, const SwissTable<Flow>& table, KeyList<Key>
     const uint8_t i = list.index[k];
     work.slot[i] = slot;
     work.wide[i] = std::is_same_v<Flow, WideFlow>;
-    if (slot != kNoSlot) __builtin_prefetch(&flows.policers[table[slot].policer], 1);
+    if (slot != kNoSlot) [[likely]]
+      __builtin_prefetch(&flows.policers[table[slot].policer], 1);
+    else
+      ++work.loose;
   }
 }
 

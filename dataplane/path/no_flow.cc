@@ -49,15 +49,27 @@ bool steered(PathContext& path, const RxDatagram& rx) {
 uint32_t begin_data_indication(PathContext& path, TxDatagram& tx, const Allocation& allocation,
                                const TransportAddress& peer) {
   uint8_t* head = tx.head.data();
+  const uint64_t id_high = next_random(path.core.flows);
+  const auto id_low = static_cast<uint32_t>(next_random(path.core.flows));
   store_be16(head, static_cast<uint16_t>(stun::kData | 0x0010));  // class: indication
   store_be32(head + 4, stun::kMagicCookie);
-  store_be64(head + 8, next_random(path.core.flows));
-  store_be32(head + 16, static_cast<uint32_t>(next_random(path.core.flows)));
-  uint32_t at = stun::kHeaderSize;
-  store_be16(head + at, static_cast<uint16_t>(stun::Attribute::kXorPeerAddress));
-  const size_t length = stun::encode_xor_address(peer, head + 8, head + at + 4);
-  store_be16(head + at + 2, static_cast<uint16_t>(length));
-  at += 4 + static_cast<uint32_t>(length);
+  store_be64(head + 8, id_high);
+  store_be32(head + 16, id_low);
+  // XOR-PEER-ADDRESS by words, without reading back what was just written.
+  const bool v4 = peer.ip.is_v4();
+  const uint64_t length = v4 ? 8 : 20;
+  const uint64_t port = peer.port ^ stun::kMagicCookie >> 16;
+  store_be64(head + stun::kHeaderSize,
+             uint64_t{0x0012} << 48 | length << 32 | uint64_t{v4 ? 1u : 2u} << 16 | port);
+  uint8_t* address = head + stun::kHeaderSize + 8;
+  if (v4) {
+    store_be32(address, peer.ip.v4_host() ^ stun::kMagicCookie);
+  } else {
+    store_be64(address, load_be64(peer.ip.bytes.data()) ^
+                            (uint64_t{stun::kMagicCookie} << 32 | id_high >> 32));
+    store_be64(address + 8, load_be64(&peer.ip.bytes[8]) ^ (id_high << 32 | id_low));
+  }
+  const auto at = static_cast<uint32_t>(stun::kHeaderSize + 4 + length);
 
   const Listener& listener = path.snapshot.listeners[allocation.client.listener];
   tx.egress = allocation.client_egress;
@@ -80,75 +92,89 @@ void channel_without_flow(PathContext& path, const RxDatagram& rx) {
   path.core.count(Outcome::k_no_allocation);
 }
 
-void handle_send(PathContext& path, const RxDatagram& rx, const stun::Message& message) {
+namespace {
+
+struct Send {
+  TransportAddress peer;
+  std::span<const uint8_t> data;
+  bool dont_fragment = false;
+};
+
+// RFC 8656 section 11.2, once the allocation and the permission (or kNoSlot) are known.
+void send_to_peer(PathContext& path, const RxDatagram& rx, uint32_t index, uint32_t permission,
+                  const Send& send) {
   CoreState& core = path.core;
   FlowState& flows = core.flows;
-  const ClientTuple client{rx.source, rx.listener, 0};
-  const uint32_t index = flows.find_client(client);
-  if (index == kNoSlot) {
-    if (!redirected(path, rx, client) && !steered(path, rx)) core.count(Outcome::k_no_allocation);
-    return;
-  }
-  using stun::AttributeSlot;
-  const auto peer = message.xor_address(message.value(AttributeSlot::kXorPeerAddress));
-  if (!peer || !message.has(AttributeSlot::kData) || !message.unknown_required().empty())
-    return core.count(Outcome::k_indication_malformed);
-  const std::span<const uint8_t> data = message.value(AttributeSlot::kData);
-
   Allocation& a = flows.allocations[index];
-  const AllocationLeg& leg = a.leg[leg_index(peer->ip.family)];
+  const AllocationLeg& leg = a.leg[leg_index(send.peer.ip.family)];
   if (!leg.relay.present()) return core.count(Outcome::k_family_mismatch);
   if (ticks_reached(path.now, leg.deadline)) return core.count(Outcome::k_expired_allocation);
-  // The permission of an IPv4 peer is not found by the mapped spelling of its address.
-  const uint32_t slot =
-      peer->ip.is_v4_mapped_v6() ? kNoSlot : flows.find_permission(index, peer->ip);
-  if (slot == kNoSlot || ticks_reached(path.now, flows.permission_table[slot].deadline))
+  // The permission of an IPv4 peer is not for the mapped spelling of its address.
+  if (permission == kNoSlot || send.peer.ip.is_v4_mapped_v6() ||
+      ticks_reached(path.now, flows.permission_table[permission].deadline))
     return core.count(Outcome::k_no_permission);
-  if (peer->port == 0) return core.count(Outcome::k_indication_malformed);
+  if (send.peer.port == 0) return core.count(Outcome::k_indication_malformed);
   if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
-  const auto length = static_cast<uint16_t>(data.size());
+  const auto length = static_cast<uint16_t>(send.data.size());
   if (!flows.admit(a.policer, length, path.now)) return core.count(Outcome::k_policed);
   ++a.counters.packets_to_peer;
   a.counters.bytes_to_peer += length;
 
-  if (flows.is_own_address(flows.permission_table[slot]))
-    return hairpin(path, rx, data, leg.relay, *peer);
+  if (flows.is_own_address(flows.permission_table[permission]))
+    return hairpin(path, rx, send.data, leg.relay, send.peer);
   TxDatagram& tx = next_out(path);
-  tx.payload = data.data();
+  tx.payload = send.data.data();
   tx.length = length;
   tx.head_length = 0;
   tx.pad_length = 0;
   tx.egress = leg.egress;
-  tx.to = *peer;
+  tx.to = send.peer;
   tx.from_address = leg.relay.address;
   tx.from_port = leg.relay.port;
   copy_header_fields(tx, rx);
   // DONT-FRAGMENT counts from IPv4 to IPv4 only (RFC 8656 sections 13 and 14).
-  const bool ipv4 = rx.source.ip.is_v4() && peer->ip.is_v4();
-  tx.dont_fragment =
-      ipv4 && (message.has(AttributeSlot::kDontFragment) || rx.df == DontFragment::kSet);
+  const bool ipv4 = rx.source.ip.is_v4() && send.peer.ip.is_v4();
+  tx.dont_fragment = ipv4 && (send.dont_fragment || rx.df == DontFragment::kSet);
   emit(path, tx);
   core.count(Outcome::k_relayed_send_to_peer);
 }
 
-void peer_without_flow(PathContext& path, const RxDatagram& rx) {
+void no_client(PathContext& path, const RxDatagram& rx) {
+  const ClientTuple client{rx.source, rx.listener, 0};
+  if (!redirected(path, rx, client) && !steered(path, rx))
+    path.core.count(Outcome::k_no_allocation);
+}
+
+}  // namespace
+
+void plain_send(PathContext& path, const RxDatagram& rx, const WithoutFlow& found) {
+  if (found.allocation == kNoSlot) return no_client(path, rx);
+  send_to_peer(path, rx, found.allocation, found.permission, {found.peer, found.data});
+}
+
+void handle_send(PathContext& path, const RxDatagram& rx, const stun::Message& message) {
+  const FlowState& flows = path.core.flows;
+  const uint32_t index = flows.find_client({rx.source, rx.listener, 0});
+  if (index == kNoSlot) return no_client(path, rx);
+  using stun::AttributeSlot;
+  const auto peer = message.xor_address(message.value(AttributeSlot::kXorPeerAddress));
+  if (!peer || !message.has(AttributeSlot::kData) || !message.unknown_required().empty())
+    return path.core.count(Outcome::k_indication_malformed);
+  send_to_peer(
+      path, rx, index, flows.find_permission(index, peer->ip),
+      {*peer, message.value(AttributeSlot::kData), message.has(AttributeSlot::kDontFragment)});
+}
+
+namespace {
+
+// RFC 8656 section 11.3, once the allocation and the permission (or kNoSlot) are known.
+void data_to_client(PathContext& path, const RxDatagram& rx, uint32_t index, uint32_t permission) {
   CoreState& core = path.core;
   FlowState& flows = core.flows;
-  const PortEntry* entry = flows.port(rx.relay);
-  if (entry == nullptr || entry->allocation >= flows.allocations.size()) {
-    // Software steering: whichever core a driver delivers to, the owner decides.
-    const CoreId owner_core = owner(rx.relay.port, path.snapshot.cores);
-    if (owner_core != core.id && rx.handed_over == 0)
-      return hand_off(path, rx, owner_core, Outcome::k_handoff);
-    return core.count(rx.hops_done != 0 ? Outcome::k_own_port_not_relayed
-                                        : Outcome::k_no_relayed_port);
-  }
-  const uint32_t index = entry->allocation;
   Allocation& a = flows.allocations[index];
   if (ticks_reached(path.now, a.leg[leg_index(rx.source.ip.family)].deadline))
     return core.count(Outcome::k_expired_allocation);
-  const uint32_t slot = flows.find_permission(index, rx.source.ip);
-  if (slot == kNoSlot || ticks_reached(path.now, flows.permission_table[slot].deadline))
+  if (permission == kNoSlot || ticks_reached(path.now, flows.permission_table[permission].deadline))
     return core.count(Outcome::k_no_permission);
   if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
   if (size_t{rx.length} + kMaxHead > kMaxUdpPayload) return core.count(Outcome::k_too_big);
@@ -167,6 +193,28 @@ void peer_without_flow(PathContext& path, const RxDatagram& rx) {
   tx.dont_fragment = rx.df == DontFragment::kSet && rx.source.ip.is_v4() && tx.to.ip.is_v4();
   emit(path, tx);
   core.count(Outcome::k_relayed_peer_to_data);
+}
+
+}  // namespace
+
+void unbound_peer(PathContext& path, const RxDatagram& rx, const WithoutFlow& found) {
+  data_to_client(path, rx, found.allocation, found.permission);
+}
+
+void peer_without_flow(PathContext& path, const RxDatagram& rx) {
+  CoreState& core = path.core;
+  FlowState& flows = core.flows;
+  const PortEntry* entry = flows.port(rx.relay);
+  if (entry == nullptr || entry->allocation >= flows.allocations.size()) {
+    // Software steering: whichever core a driver delivers to, the owner decides.
+    const CoreId owner_core = owner(rx.relay.port, path.snapshot.cores);
+    if (owner_core != core.id && rx.handed_over == 0)
+      return hand_off(path, rx, owner_core, Outcome::k_handoff);
+    return core.count(rx.hops_done != 0 ? Outcome::k_own_port_not_relayed
+                                        : Outcome::k_no_relayed_port);
+  }
+  const uint32_t index = entry->allocation;
+  data_to_client(path, rx, index, flows.find_permission(index, rx.source.ip));
 }
 
 }  // namespace culvert

@@ -18,6 +18,10 @@ void dispatch(PathContext& path, const RxDatagram& rx, Step step, bool wide, uin
       if (slot == kNoSlot) return peer_without_flow(path, rx);
       if (wide) return forward_peer_datagram<WideFlow>(path, rx, slot);
       return forward_peer_datagram<NarrowFlow>(path, rx, slot);
+    case Step::kPlainSend:
+      return plain_send(path, rx, path.core.work->without_flow[slot]);
+    case Step::kUnboundPeer:
+      return unbound_peer(path, rx, path.core.work->without_flow[slot]);
     case Step::kStun:
       return handle_stun(path, rx);
     case Step::kIcmpError:
@@ -29,6 +33,7 @@ void run(PathContext& path, std::span<const RxDatagram> in) {
   BurstWork& work = *path.core.work;
   classify(path.core, in, work);
   lookup(path.core.flows, work);
+  resolve_without_flow(path.core.flows, in, work);
   for (size_t i = 0; i < in.size(); ++i)
     dispatch(path, in[i], work.step[i], work.wide[i], work.slot[i]);
 }

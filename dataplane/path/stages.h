@@ -21,6 +21,7 @@ struct PathContext {
 
 void classify(CoreState& core, std::span<const RxDatagram> in, BurstWork& work);
 void lookup(const FlowState& flows, BurstWork& work);
+void resolve_without_flow(const FlowState& flows, std::span<const RxDatagram> in, BurstWork& work);
 
 template <class Flow>
 void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot);
@@ -31,6 +32,9 @@ void forward_peer_datagram(PathContext& path, const RxDatagram& rx, uint32_t slo
 void channel_without_flow(PathContext& path, const RxDatagram& rx);
 // A peer datagram without a channel: Data indication when it has a permission.
 void peer_without_flow(PathContext& path, const RxDatagram& rx);
+// The same two kinds with what resolve_without_flow() found.
+void plain_send(PathContext& path, const RxDatagram& rx, const WithoutFlow& found);
+void unbound_peer(PathContext& path, const RxDatagram& rx, const WithoutFlow& found);
 void handle_stun(PathContext& path, const RxDatagram& rx);
 void handle_icmp_error(PathContext& path, const RxDatagram& rx);
 

@@ -172,6 +172,43 @@ class Message {
   std::array<uint16_t, kMaxUnknownAttributes> unknown_{};
 };
 
+// The Send indication that clients write: XOR-PEER-ADDRESS, then DATA, then nothing. True only
+// where parse() would find just these two, and then with the same values; false says nothing. The
+// fast path asks this first: no index of attributes, one forward read of 44 or 32 bytes.
+[[nodiscard]] inline bool parse_plain_send(std::span<const uint8_t> bytes, TransportAddress& peer,
+                                           std::span<const uint8_t>& data) {
+  constexpr uint16_t kSendIndication = kSend | 0x0010;  // class: indication
+  constexpr size_t kAttribute = kHeaderSize + 4;        // where the address's value stands
+  const uint8_t* at = bytes.data();
+  if (bytes.size() < kAttribute + 8 + 4 || load_be16(at) != kSendIndication ||
+      load_be32(at + 4) != kMagicCookie || load_be16(at + 2) + kHeaderSize != bytes.size() ||
+      load_be16(at + kHeaderSize) != static_cast<uint16_t>(Attribute::kXorPeerAddress))
+    return false;
+  const size_t length = load_be16(at + kHeaderSize + 2);
+  const uint8_t family = at[kAttribute + 1];
+  const size_t data_at = kAttribute + length + 4;
+  if (!(length == 8 && family == 1) && !(length == 20 && family == 2)) return false;
+  if (bytes.size() < data_at ||
+      load_be16(at + data_at - 4) != static_cast<uint16_t>(Attribute::kData))
+    return false;
+  const size_t data_length = load_be16(at + data_at - 2);
+  if (data_at + ((data_length + 3) & ~size_t{3}) != bytes.size()) return false;
+  const uint8_t* address = at + kAttribute + 4;
+  if (family == 1) {
+    peer.ip = IpAddress::v4(load_be32(address) ^ kMagicCookie);
+  } else {
+    uint64_t word[2], pad[2];  // the cookie and the transaction id
+    std::memcpy(word, address, sizeof word);
+    std::memcpy(pad, at + 4, sizeof pad);
+    word[0] ^= pad[0];
+    word[1] ^= pad[1];
+    peer.ip = IpAddress::v6_bytes(word);
+  }
+  peer.port = static_cast<uint16_t>(load_be16(at + kAttribute + 2) ^ kMagicCookie >> 16);
+  data = bytes.subspan(data_at, data_length);
+  return true;
+}
+
 // Builds a message into a caller's buffer. Padding is always written as zero. When the buffer is
 // too small the builder stops writing and ok() is false.
 class Builder {

@@ -477,6 +477,63 @@ TEST(StunCodec, addresses_survive_at_every_alignment) {
   }
 }
 
+// parse_plain_send() may only say what parse() says: any message it takes has exactly these two
+// attributes and the same values, however it was damaged.
+TEST(StunCodec, a_plain_send_is_what_the_whole_parser_finds_in_it) {
+  const uint64_t seed = crypto::Random().u64();
+  std::cout << "seed " << seed << "\n";
+  crypto::Random random(seed);
+  uint32_t plain = 0, others = 0;
+  for (int round = 0; round < 20000; ++round) {
+    Draft draft(256, Class::kIndication, random.below(20) == 0 ? kData : kSend);
+    uint8_t raw[16];
+    random.fill(raw);
+    TransportAddress address;
+    address.ip = random.below(2) != 0 ? IpAddress::v6_bytes(raw) : IpAddress::v4_bytes(raw);
+    address.port = static_cast<uint16_t>(random.u32());
+    Bytes data(random.below(40));
+    random.fill(data);
+    if (random.below(10) == 0) draft.builder.add_empty(Attribute::kDontFragment);
+    draft.builder.add_xor_address(Attribute::kXorPeerAddress, address);
+    if (random.below(10) != 0) draft.builder.add(Attribute::kData, data);
+    if (random.below(10) == 0) draft.builder.add_fingerprint();
+    Bytes bytes = draft.bytes();
+    const auto size = static_cast<uint32_t>(bytes.size());
+    if (random.below(2) != 0) {
+      uint8_t& damaged = bytes[random.below(size)];
+      damaged = static_cast<uint8_t>(damaged ^ 1u << random.below(8));
+    }
+    if (random.below(10) == 0) bytes.resize(random.below(size + 1));
+
+    const Parsed whole(bytes);
+    const std::unique_ptr<uint8_t[]> block(new uint8_t[bytes.size()]);
+    std::copy(bytes.begin(), bytes.end(), block.get());
+    TransportAddress peer;
+    std::span<const uint8_t> found;
+    if (!parse_plain_send({block.get(), bytes.size()}, peer, found)) {
+      ++others;
+      continue;
+    }
+    ++plain;
+    ASSERT_EQ(whole.error, ParseError::kNone);
+    const Message& m = whole.message;
+    ASSERT_EQ(m.method(), kSend);
+    ASSERT_EQ(m.message_class(), Class::kIndication);
+    ASSERT_EQ(m.xor_address(m.value(AttributeSlot::kXorPeerAddress)), peer);
+    const auto value = m.value(AttributeSlot::kData);
+    ASSERT_TRUE(m.has(AttributeSlot::kData));
+    ASSERT_TRUE(std::equal(value.begin(), value.end(), found.begin(), found.end()));
+    for (size_t slot = 0; slot < static_cast<size_t>(AttributeSlot::kCount); ++slot) {
+      const auto s = static_cast<AttributeSlot>(slot);
+      if (s == AttributeSlot::kXorPeerAddress || s == AttributeSlot::kData) continue;
+      ASSERT_FALSE(m.has(s)) << slot;
+    }
+    ASSERT_TRUE(m.unknown_required().empty());
+  }
+  EXPECT_GT(plain, 2000u);
+  EXPECT_GT(others, 2000u);
+}
+
 TEST(ChannelData, headers_are_read_at_every_length) {
   for (const int channel : {0x4000, 0x4abc, 0x4fff}) {
     for (const size_t length : {0u, 1u, 3u, 4u, 1500u}) {

@@ -4,6 +4,7 @@
 
 #include "dataplane/steer/client.h"
 #include "dataplane/steer/owner.h"
+#include "dataplane/steer/plan.h"
 #include "tests/support/core_fixture.h"
 
 namespace culvert::test {
@@ -46,6 +47,86 @@ TEST(Steer, PortsInPairsBelongToOneCoreAndEveryCoreHasSome) {
     for (const uint32_t n : count)
       EXPECT_EQ(n, 65536u / cores);
   }
+}
+
+// ------------------------------------------------------------------ rules for a port
+
+CoreId core_by_rules(const std::vector<PortRule>& rules, uint16_t port, int& matches) {
+  CoreId core = 0;
+  for (const PortRule& rule : rules) {
+    if ((port & rule.mask) != rule.port) continue;
+    core = rule.core;
+    ++matches;
+  }
+  return core;
+}
+
+TEST(SteerPlan, EveryRelayedPortMatchesOneRuleItsOwnersAndNoOtherPortMatchesAny) {
+  struct Range {
+    uint16_t low, high;
+  };
+  for (const Range range : {Range{49152, 65535}, Range{32768, 65535}, Range{50000, 50003},
+                            Range{50001, 50001}, Range{1024, 65535}, Range{0, 65535}}) {
+    for (const CoreId cores : {CoreId{2}, CoreId{3}, CoreId{4}, CoreId{7}, CoreId{64}}) {
+      const std::vector<PortRule> rules = plan_port_rules(range.low, range.high, cores);
+      ASSERT_FALSE(rules.empty());
+      for (uint32_t p = 0; p < 65536; ++p) {
+        const auto port = static_cast<uint16_t>(p);
+        int matches = 0;
+        const CoreId core = core_by_rules(rules, port, matches);
+        const bool relayed = port >= range.low && port <= range.high;
+        ASSERT_EQ(matches, relayed ? 1 : 0) << port;
+        if (relayed) {
+          ASSERT_EQ(core, owner(port, cores)) << port;
+        }
+      }
+    }
+  }
+}
+
+TEST(SteerPlan, TheDefaultRangeTakesOneRuleACoreOrASlice) {
+  EXPECT_EQ(plan_port_rules(49152, 65535, 4).size(), 4u);
+  EXPECT_EQ(plan_port_rules(49152, 65535, 6).size(), kPortSlices);
+  EXPECT_TRUE(plan_port_rules(49152, 65535, 1).empty());
+}
+
+TEST(SteerPlan, ARangeThatNeedsTooManyRulesGetsNone) {
+  EXPECT_TRUE(plan_port_rules(1025, 65534, 63).empty());
+}
+
+// A port with room for so many rules.
+struct SmallPort {
+  size_t room = 0;
+  std::vector<int> rules;
+  bool create(int rule, int& handle) {
+    if (rules.size() == room) return false;
+    rules.push_back(rule);
+    handle = rule * 10;
+    return true;
+  }
+  void destroy(int handle) {
+    ASSERT_FALSE(rules.empty());
+    ASSERT_EQ(handle, rules.back() * 10);  // last first
+    rules.pop_back();
+  }
+};
+
+TEST(SteerPlan, APortThatIsFullHalfwayIsLeftWithNoneOfTheRules) {
+  const std::vector<int> rules{1, 2, 3, 4};
+  std::vector<int> made;
+  SmallPort small{3, {}};
+  const auto program = [&](SmallPort& port) {
+    return program_all(
+        rules, made, [&](int rule, int& handle) { return port.create(rule, handle); },
+        [&](int handle) { port.destroy(handle); });
+  };
+  EXPECT_FALSE(program(small));
+  EXPECT_TRUE(made.empty());
+  EXPECT_TRUE(small.rules.empty());
+  SmallPort large{4, {}};
+  EXPECT_TRUE(program(large));
+  EXPECT_EQ(made, (std::vector<int>{10, 20, 30, 40}));
+  EXPECT_EQ(large.rules, rules);
 }
 
 class Steered : public ::testing::Test {

@@ -39,7 +39,12 @@ void pin_to(uint32_t cpu) {
 [[nodiscard]] PortsOptions ports_options(const RingEngine& engine, crypto::Random& random) {
   PortsOptions options;
   options.cores = engine.cores();
-  options.rss_key = engine.snapshot().steering.key;
+  const Snapshot& snapshot = engine.snapshot();
+  options.rss_key = snapshot.steering.key;
+  for (const LocalAddress& address : snapshot.addresses)
+    if (address.relays) options.relays.push_back(address.bound);
+  options.relay_port_low = snapshot.relay_port_low;
+  options.relay_port_high = snapshot.relay_port_high;
   options.fragment_key = {random.u64(), random.u64()};
   return options;
 }
@@ -100,7 +105,9 @@ class DpdkCores final : public FastCores {
                         {"receive_queues", port.rx_queues},
                         {"send_queues", port.tx_queues},
                         {"verifies_checksums", port.verifies_checksums},
-                        {"rss", port.rss}});
+                        {"rss", port.rss},
+                        {"port_rules", FlowRules::name(port.rules.method())},
+                        {"port_rules_count", port.rules.count()}});
   }
 
  private:

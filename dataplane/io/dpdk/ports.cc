@@ -90,6 +90,7 @@ DpdkPorts::~DpdkPorts() {
 
 void DpdkPorts::close() {
   for (Port& port : ports_) {
+    port.rules = FlowRules();
     (void)rte_eth_dev_stop(port.id);
     (void)rte_eth_dev_close(port.id);
     for (rte_mempool* pool : port.pools)
@@ -188,6 +189,9 @@ void DpdkPorts::start(Port& port) {
     must(port, "cannot be asked what it can do", rte_eth_dev_info_get(port.id, &info));
     port.rss = program_redirection(port, info, options_.cores);
   }
+  if (port.rx_queues == options_.cores)
+    port.rules = FlowRules(port.id, {options_.relays, options_.relay_port_low,
+                                     options_.relay_port_high, options_.cores});
 }
 
 uint32_t DpdkPorts::read_stats(std::span<PortStats> to) const {

@@ -17,6 +17,8 @@
 
 #include "dataplane/api/limits.h"
 #include "dataplane/api/stats.h"
+#include "dataplane/base/address.h"
+#include "dataplane/io/dpdk/flow_rules.h"
 #include "dataplane/wire/frame.h"
 #include "dataplane/wire/reassembly.h"
 
@@ -30,6 +32,10 @@ inline constexpr size_t kMaxPorts = 8;
 struct PortsOptions {
   CoreId cores = 1;
   std::array<uint8_t, 40> rss_key{};
+  // Whose relayed ports are to arrive on their owner's queue, where a port can be told so.
+  std::vector<IpAddress> relays;
+  uint16_t relay_port_low = 49152;
+  uint16_t relay_port_high = 65535;
   uint16_t descriptors = 1024;  // of each queue, as near as the port can (architecture.md 5.5)
   // For a port that keeps frames of its own (net_pcap's infinite_rx).
   uint32_t extra_buffers = 0;
@@ -71,6 +77,7 @@ struct Port {
   bool shared_tx = false;           // fewer sending queues than cores
   bool verifies_checksums = false;  // receive flags say good or bad
   bool rss = false;
+  FlowRules rules;
   // Of the interface that the kernel keeps where the port stands on one (net_af_xdp, net_af_packet,
   // mlx5); 0: none.
   unsigned if_index = 0;

@@ -247,6 +247,13 @@ void Reassembler::release(Handle handle) {
   state_[handle] = State::kFree;
 }
 
+bool Reassembler::holds(const uint8_t* at) const {
+  const auto in = [&](const std::vector<uint8_t>& memory) {
+    return at >= memory.data() && at < memory.data() + memory.size();
+  };
+  return in(small_memory_) || in(large_memory_);
+}
+
 void Reassembler::expire(Ticks now) {
   if (now == expired_at_) return;
   expired_at_ = now;

@@ -94,6 +94,8 @@ class Reassembler {
   // DF clear: what came in fragments may leave in fragments.
   [[nodiscard]] frame::Kind parse(Handle handle, frame::Verify verify, frame::Parsed& out) const;
   void release(Handle handle);
+  // Whether a payload lies in here.
+  [[nodiscard]] bool holds(const uint8_t* at) const;
 
   // Whether expire() has anything to do.
   [[nodiscard]] bool idle() const { return under_way_ == 0; }

@@ -45,16 +45,19 @@ DpdkOptions driver_options(const Snapshot& snapshot, const Ticks& clock) {
   return options;
 }
 
+void know(NeighbourTable& neighbours, const IpAddress& host) {
+  ASSERT_TRUE(neighbours.learn(host, {mac_of(host), 0}, 0, NeighbourTable::Origin::kConfigured));
+}
+
 void know_everyone(NeighbourTable& neighbours, const Json& test) {
-  for (const char* side : {"in", "out"}) {
-    for (const Json& packet : test[side]) {
-      for (const char* end : {"from", "to"}) {
-        if (!packet.contains(end)) continue;
-        const IpAddress host = at(packet[end]).ip;
-        ASSERT_TRUE(
-            neighbours.learn(host, {mac_of(host), 0}, 0, NeighbourTable::Origin::kConfigured));
-      }
-    }
+  for (const char* side : {"in", "out"})
+    for (const Json& packet : test[side])
+      for (const char* end : {"from", "to"})
+        if (packet.contains(end)) know(neighbours, at(packet[end]).ip);
+  for (const Json& allocation : test.value("allocations", Json::array())) {
+    know(neighbours, at(allocation["client"]).ip);
+    for (const Json& peer : allocation.value("permissions", Json::array()))
+      know(neighbours, ip(peer));
   }
 }
 

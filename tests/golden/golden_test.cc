@@ -23,6 +23,7 @@ PcapDriver::Config driver_config(const Json& test, const fs::path& folder, const
   config.input = (folder / "in.pcap").string();
   config.output = output.string();
   config.own_mac = {2, 0, 0, 0, 0, 1};
+  config.mtu = 1500;  // as a DPDK port's
   for (const char* side : {"in", "out"}) {
     for (const Json& packet : test[side]) {
       for (const char* end : {"from", "to"}) {

@@ -18,7 +18,7 @@ Packet: {"at_us", "from", "to", "ttl", "tos", "df", "checksum", "vlan", "options
         sends (IPv4: counted; IPv6: SipHash of the count).
         "sweep": {"count", "id", "from"}: so many of it, "id" and the source address growing by
         these steps.
-        "icmp": {"type", "code", "mtu", "quote": packet} instead of "payload".
+        "icmp": {"type", "code", "mtu", "quote": packet, "limit": bytes of it} instead of "payload".
 Payload: "text"; {"hex": "..."}; {"repeat": n, "byte": b}; {"channel": "0x4000", "data": payload,
         "length": override, "pad": n}; {"stun": "allocate-request", "id": "hex" or "relay",
         "cookie": override, "attributes": [[name, value...]...]}; a list is concatenated.
@@ -227,6 +227,7 @@ class FrameMaker:
         self.ids = RelayIds()
         self.sent_by_relay = sent_by_relay
         self.identification = 0
+        self.cut_over_ipv6 = 0
 
     def frames(self, packet):
         if "sweep" in packet:
@@ -240,11 +241,12 @@ class FrameMaker:
         _, destination, port = parse_address(packet["to"])
         upper = self.udp(packet, family, source, destination, source_port, port)
         identification = packet.get("id", 0)
-        if self.sent_by_relay:
+        if self.sent_by_relay and family == 4:
             self.identification += 1
             identification = self.identification
-            if family == 6:
-                identification = siphash24(0, 0, struct.pack("<Q", identification)) & 0xFFFFFFFF
+        elif self.sent_by_relay:
+            self.cut_over_ipv6 += 1
+            identification = siphash24(0, 0, struct.pack("<Q", self.cut_over_ipv6)) & 0xFFFFFFFF
         out = []
         for spec in packet["fragments"]:
             if isinstance(spec, list):
@@ -328,7 +330,7 @@ class FrameMaker:
     def icmp(self, spec, family, source, destination):
         _, quoted_to, _ = parse_address(spec["quote"]["to"])
         quoted_family = 4 if len(quoted_to) == 4 else 6
-        quoted = FrameMaker(False).ip(spec["quote"], quoted_family)
+        quoted = FrameMaker(False).ip(spec["quote"], quoted_family)[:spec.get("limit")]
         rest = struct.pack("!HH", 0, spec.get("mtu", 0)) if family == 4 else struct.pack(
             "!I", spec.get("mtu", 0))
         head = struct.pack("!BBH", spec["type"], spec.get("code", 0), 0) + rest

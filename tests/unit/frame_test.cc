@@ -362,6 +362,33 @@ TEST(FrameParse, an_icmpv6_too_big_yields_the_quoted_datagram_and_the_mtu) {
   EXPECT_EQ(kind_of(frame), Kind::k_bad_icmp);
 }
 
+// The relay sends large datagrams over IPv6 in fragments: an error about the first quotes the UDP
+// header behind a Fragment header, one about any other does not.
+TEST(FrameParse, an_icmpv6_error_about_a_first_fragment_yields_the_quoted_datagram) {
+  for (const bool first : {true, false}) {
+    Bytes frame =
+        hex("02 00 00 00 00 01  02 00 00 00 00 02  86 dd"
+            "60 00 00 00  00 45 3a 40"
+            "20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 99"
+            "20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 01"
+            "01 03 00 00  00 00 00 00");
+    Bytes quoted = ipv6_hello();
+    quoted[14 + 6] = 44;
+    const Bytes fragment = hex(first ? "11 00 00 01 00 00 00 07" : "11 00 04 d1 00 00 00 07");
+    quoted.insert(quoted.begin() + 54, fragment.begin(), fragment.end());
+    frame.insert(frame.end(), quoted.begin() + 14, quoted.end());
+    const uint64_t pseudo = checksum::pseudo_v6(&frame[22], &frame[38], kProtocolIcmpv6, 0x45);
+    checksum::store_word(&frame[56], static_cast<uint16_t>(
+                                         ~checksum::fold(checksum::sum(&frame[54], 0x45, pseudo))));
+    Parsed p;
+    ASSERT_EQ(parse(frame, Verify::kHeaders, p),
+              first ? Kind::k_icmp_error : Kind::k_other_protocol);
+    if (!first) continue;
+    EXPECT_EQ(p.source, at("[2001:db8::1]:40000"));
+    EXPECT_EQ(p.destination, at("[2001:db8::2]:3478"));
+  }
+}
+
 // ------------------------------------------------------------------------------------------
 // writing
 

@@ -46,6 +46,8 @@ DpdkDriver::DpdkDriver(const Snapshot& snapshot, CoreId core, DpdkPorts& ports,
     mine->host = {port.mac, mine->addresses};
     ports_.push_back(std::move(mine));
   }
+  whole_.resize(size_t{UINT16_MAX} + 1);
+  quoted_.resize(frame::kMaxHeaders + frame::kMaxIcmpErrorIpv6);
   index_addresses(snapshot);
 }
 
@@ -137,6 +139,7 @@ bool DpdkDriver::host_budget() {
 void DpdkDriver::handed_in(std::span<const RxDatagram> datagrams) {
   foreign_.count = foreign_.cursor = 0;
   for (const RxDatagram& rx : datagrams) {
+    foreign_rx_[foreign_.count] = rx;
     Held& held = foreign_.items[foreign_.count++];
     held.mbuf = nullptr;
     held.begin = held.payload = rx.payload;

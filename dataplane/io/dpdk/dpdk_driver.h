@@ -31,8 +31,10 @@
 #include "dataplane/io/dpdk/ports.h"
 #include "dataplane/io/dpdk/routes.h"
 #include "dataplane/io/driver.h"
+#include "dataplane/io/frames.h"
 #include "dataplane/path/datagram.h"
 #include "dataplane/wire/frame.h"
+#include "dataplane/wire/icmp.h"
 #include "dataplane/wire/reassembly.h"
 
 struct rte_mbuf;
@@ -100,6 +102,12 @@ class DpdkDriver {
     std::array<Held, kMaxBurst> items;
     [[nodiscard]] Held* find(const uint8_t* payload);
   };
+  // How a datagram came that cannot leave whole.
+  struct Received {
+    bool may_cut = true;
+    bool from_peer = false;
+    std::span<const uint8_t> packet;  // from its IP header on; empty: there is nobody to tell
+  };
   struct NextHop {
     frame::MacAddress mac{};
     uint8_t port = 0;
@@ -126,6 +134,14 @@ class DpdkDriver {
   // Sending.
   [[nodiscard]] NextHop next_hop(const Routes::Route& route);
   void ask(const PortAddress& by, const IpAddress& target);
+  // Longer than the port's MTU: dpdk_fragments.cc.
+  [[nodiscard]] bool send_long(const TxDatagram& tx, const NextHop& hop);
+  void send_piece(PortOfCore& port, const frame::Link& link, const frame::Outgoing& o,
+                  const frame::Piece& piece, std::span<const uint8_t> data);
+  [[nodiscard]] Received received_as(const TxDatagram& tx);
+  [[nodiscard]] Received received_elsewhere(const RxDatagram& rx);
+  void tell_too_big(const Received& received, uint32_t mtu);
+  [[nodiscard]] frame::Outgoing outgoing(const TxDatagram& tx, const Held* sum_from);
   [[nodiscard]] rte_mbuf* make_frame(const TxDatagram& tx, const NextHop& hop);
   [[nodiscard]] frame::BodySum sum_of(const TxDatagram& tx, const Held* from) const;
   [[nodiscard]] bool queue(PortOfCore& port, rte_mbuf* mbuf);
@@ -159,6 +175,10 @@ class DpdkDriver {
   size_t next_port_ = 0;
   SharedFragments& fragments_;
   FragmentBudget fragment_budget_;
+  IcmpErrorBudget icmp_error_budget_;
+  std::vector<uint8_t> whole_;   // a datagram that is cut
+  std::vector<uint8_t> quoted_;  // a packet that another core received, made again
+  std::array<RxDatagram, kMaxBurst> foreign_rx_;
   bool fragments_wait_ = false;  // one that this core took may still be incomplete
   Ticks fragments_due_ = 0;      // when it is given up
   uint32_t reassembled_count_ = 0;
@@ -174,6 +194,7 @@ class DpdkDriver {
   uint16_t budget_second_ = 0;
   uint32_t budget_left_ = kMaxHostAnswersPerSecond;
   uint16_t identification_ = 0;
+  uint64_t cut_over_ipv6_ = 0;
   uint32_t idle_polls_ = 0;
   uint32_t sleep_us_ = 0;
 };

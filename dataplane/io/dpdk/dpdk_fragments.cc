@@ -1,4 +1,8 @@
-// The slow path of frames that are not whole: fragments received.
+// The slow path: fragments received, and datagrams longer than the port they leave by, which are
+// cut, or dropped with an ICMP error to whoever sent them (RFC 8656 sections 13 and 14).
+#include <algorithm>
+#include <cstring>
+
 #include "dataplane/io/dpdk/dpdk_state.h"
 #include "dataplane/io/frames.h"
 
@@ -63,6 +67,131 @@ void DpdkDriver::expire_fragments() {
   fragments_wait_ = !fragments_.table.idle();
   fragments_due_ = ticks_ + kReassemblyLifetimeMs;
   count_given_up(fragments_.table.given_up());
+}
+
+// ---- sending
+
+// True: queued, whole though in pieces; false: counted.
+bool DpdkDriver::send_long(const TxDatagram& tx, const NextHop& hop) {
+  PortOfCore& port = *ports_[hop.port];
+  const size_t mtu = port.frame_limit - frame::kEthernetHeader;
+  const bool ipv6 = tx.to.ip.is_v6();
+  const Received received = received_as(tx);
+  if (tx.dont_fragment || !received.may_cut) {
+    count(FrameCounter::k_exceeds_mtu);
+    if (!received.packet.empty())
+      tell_too_big(received, told_mtu(static_cast<uint32_t>(mtu), received.packet[0] >> 4 == 6,
+                                      ipv6, received.from_peer));
+    return false;
+  }
+  const Held* from = tx.payload == nullptr ? nullptr : held_.find(tx.payload);
+  if (from == nullptr && tx.payload != nullptr) from = foreign_.find(tx.payload);
+  const frame::Outgoing o = outgoing(tx, from);
+  const size_t total = frame::kUdpHeader + tx.size();
+  uint8_t* body = whole_.data() + frame::kUdpHeader;
+  frame::write_udp_header(whole_.data(), tx.size(), o);
+  std::memcpy(body, tx.head.data(), tx.head_length);
+  if (tx.length != 0) std::memcpy(body + tx.head_length, tx.payload, tx.length);
+  std::memset(body + tx.head_length + tx.length, 0, tx.pad_length);
+
+  const size_t step = piece_bytes(mtu, ipv6);
+  if (port.queued + (total + step - 1) / step > port.out.size()) (void)flush(port);
+  const uint32_t identification =
+      ipv6 ? ipv6_identification(fragments_.key, ++cut_over_ipv6_ * cores_ + core_)
+           : o.identification;
+  const frame::Link link{hop.mac, port.host.mac, frame::kNoVlan};
+  for (size_t at = 0; at < total; at += step) {
+    const size_t length = std::min(step, total - at);
+    send_piece(port, link, o, {at, at + length < total, identification},
+               {whole_.data() + at, length});
+  }
+  count(FrameCounter::k_cut);
+  return true;
+}
+
+void DpdkDriver::send_piece(PortOfCore& port, const frame::Link& link, const frame::Outgoing& o,
+                            const frame::Piece& piece, std::span<const uint8_t> data) {
+  rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
+  if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
+  uint8_t* const to = rte_pktmbuf_mtod(mbuf, uint8_t*) + frame::kMaxPieceHeaders;
+  std::memcpy(to, data.data(), data.size());
+  const size_t headers = frame::write_piece_headers(to, data.size(), piece, link, o);
+  mbuf->data_off = static_cast<uint16_t>(to - headers - static_cast<uint8_t*>(mbuf->buf_addr));
+  mbuf->data_len = static_cast<uint16_t>(headers + data.size());
+  mbuf->pkt_len = mbuf->data_len;
+  if (!queue(port, mbuf)) rte_pktmbuf_free(mbuf);
+}
+
+// How a datagram came that cannot leave whole.
+DpdkDriver::Received DpdkDriver::received_as(const TxDatagram& tx) {
+  if (tx.payload == nullptr) return {};  // made here
+  const Held* held = held_.find(tx.payload);
+  if (held == nullptr) {
+    held = foreign_.find(tx.payload);
+    if (held == nullptr) return {};
+    return received_elsewhere(foreign_rx_[static_cast<size_t>(held - foreign_.items.data())]);
+  }
+  if (fragments_.table.holds(held->begin)) return {};
+  const std::span<const uint8_t> frame{held->begin, held->end};
+  frame::Parsed parsed;
+  if (frame::parse(frame, frame::Verify::kHeaders, parsed) != frame::Kind::k_udp) return {};
+  const uint16_t index = address_index(parsed.destination.ip);
+  bool from_peer = true;
+  if (index != kNoAddressIndex)
+    for (const Service& service : addresses_[index].listeners)
+      from_peer = from_peer && service.port != parsed.destination.port;
+  return {!parsed.dont_fragment, from_peer, frame.subspan(frame::kEthernetHeader)};
+}
+
+// Another core has the frame: the packet is made again from what came along, as far as an error
+// quotes it.
+DpdkDriver::Received DpdkDriver::received_elsewhere(const RxDatagram& rx) {
+  Received out{rx.df != DontFragment::kSet, rx.kind != RxKind::kClient, {}};
+  // A hairpin's second pass comes from a port of ours.
+  if (out.may_cut || rx.hops_done != 0) return out;
+  frame::Outgoing o;
+  o.source = rx.source;
+  o.destination.port = rx.relay.port;
+  uint16_t address = rx.relay.address;
+  if (rx.kind == RxKind::kClient) {
+    address = listener_address_[rx.listener];
+    for (const Service& service : addresses_[address].listeners)
+      if (service.listener == rx.listener) o.destination.port = service.port;
+  }
+  o.destination.ip = addresses_[address].bound;
+  o.ttl = rx.ttl;
+  o.tos = rx.tos;
+  o.dont_fragment = true;
+  o.body = {rx.payload_sum, rx.sum_state == PayloadSum::kKnown || o.source.ip.is_v6()};
+  uint8_t* const body = quoted_.data() + frame::kMaxHeaders;
+  const size_t quoted = std::min<size_t>(rx.length, frame::kMaxIcmpErrorIpv6);
+  std::memcpy(body, rx.payload, quoted);
+  const size_t headers = frame::write_headers(body, rx.length, {}, o);
+  out.packet = {body - headers + frame::kEthernetHeader, body + quoted};
+  return out;
+}
+
+void DpdkDriver::tell_too_big(const Received& received, uint32_t mtu) {
+  if (!icmp_error_budget_.take(ticks_)) return count(FrameCounter::k_icmp_error_budget);
+  const auto packet = received.packet;
+  const bool v6 = packet[0] >> 4 == 6;
+  const IpAddress sender = v6 ? IpAddress::v6_bytes(&packet[8]) : IpAddress::v4_bytes(&packet[12]);
+  const IpAddress ours = v6 ? IpAddress::v6_bytes(&packet[24]) : IpAddress::v4_bytes(&packet[16]);
+  const NextHop hop = next_hop(routes_.route(sender));
+  if (!hop.known) return;
+  PortOfCore& port = *ports_[hop.port];
+  rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
+  if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
+  const std::span<uint8_t> room{rte_pktmbuf_mtod(mbuf, uint8_t*), rte_pktmbuf_tailroom(mbuf)};
+  const frame::Link link{hop.mac, port.host.mac, frame::kNoVlan};
+  const auto error = frame::IcmpError::kTooBig;
+  mbuf->data_len =
+      static_cast<uint16_t>(frame::write_icmp_error(room, link, ours, sender, error, mtu, packet));
+  mbuf->pkt_len = mbuf->data_len;
+  if (queue(port, mbuf))
+    count(FrameCounter::k_too_big_told);
+  else
+    rte_pktmbuf_free(mbuf);
 }
 
 void DpdkDriver::count_given_up(const Reassembler::GivenUp& given_up) {

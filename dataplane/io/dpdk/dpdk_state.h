@@ -60,4 +60,19 @@ struct DpdkDriver::PortOfCore {
   std::array<rte_mbuf*, 2 * kMaxBurst> out{};
 };
 
+inline frame::Outgoing DpdkDriver::outgoing(const TxDatagram& tx, const Held* sum_from) {
+  frame::Outgoing o;
+  o.source = {addresses_[tx.from_address].bound, tx.from_port};
+  o.destination = tx.to;
+  o.ttl = tx.ttl;
+  o.tos = tx.tos;
+  o.dont_fragment = tx.dont_fragment;
+  // RFC 6864: an atomic datagram's identification means nothing; others count, each core in a
+  // residue class of its own.
+  if (!tx.dont_fragment && tx.to.ip.is_v4())
+    o.identification = static_cast<uint16_t>(++identification_ * cores_ + core_);
+  o.body = sum_of(tx, sum_from);
+  return o;
+}
+
 }  // namespace culvert

@@ -5,6 +5,16 @@
 
 namespace culvert {
 
+namespace {
+
+[[nodiscard]] bool fits(const TxDatagram& tx, size_t frame_limit) {
+  const size_t headers = frame::kEthernetHeader + frame::kUdpHeader +
+                         (tx.to.ip.is_v4() ? frame::kIpv4Header : frame::kIpv6Header);
+  return headers + tx.size() <= frame_limit;
+}
+
+}  // namespace
+
 uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
   // The table's lines for the whole burst are under way before the first is needed.
   for (uint32_t i = 0; i < tx.count; ++i) {
@@ -17,7 +27,12 @@ uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
   }
   uint32_t failed = 0;
   for (uint32_t i = 0; i < tx.count; ++i) {
-    rte_mbuf* mbuf = hops_[i].known ? make_frame(tx.items[i], hops_[i]) : nullptr;
+    const TxDatagram& datagram = tx.items[i];
+    if (hops_[i].known && !fits(datagram, ports_[hops_[i].port]->frame_limit)) [[unlikely]] {
+      if (!send_long(datagram, hops_[i])) ++failed;
+      continue;
+    }
+    rte_mbuf* mbuf = hops_[i].known ? make_frame(datagram, hops_[i]) : nullptr;
     if (mbuf == nullptr)
       ++failed;
     else if (!queue(*ports_[hops_[i].port], mbuf)) {
@@ -27,7 +42,8 @@ uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
   }
   for (const auto& port : ports_)
     if (port->queued != 0) failed += flush(*port);
-  return failed;
+  // What the port did not take may be a request for a link address, or one of several fragments.
+  return std::min(failed, tx.count);
 }
 
 // Known, or counted why not.
@@ -79,32 +95,14 @@ frame::BodySum DpdkDriver::sum_of(const TxDatagram& tx, const Held* from) const 
   return frame::with_head(rest, tx.head.data(), tx.head_length);
 }
 
-// nullptr: counted.
+// Of a datagram that fits the port. nullptr: counted.
 rte_mbuf* DpdkDriver::make_frame(const TxDatagram& tx, const NextHop& hop) {
   PortOfCore& port = *ports_[hop.port];
   Held* from = tx.payload == nullptr ? nullptr : held_.find(tx.payload);
   const Held* sum_from =
       from == nullptr && tx.payload != nullptr ? foreign_.find(tx.payload) : from;
-
-  frame::Outgoing o;
-  o.source = {addresses_[tx.from_address].bound, tx.from_port};
-  o.destination = tx.to;
-  o.ttl = tx.ttl;
-  o.tos = tx.tos;
-  o.dont_fragment = tx.dont_fragment;
-  // RFC 6864: an atomic datagram's identification means nothing; others count, each core in a
-  // residue class of its own.
-  if (!tx.dont_fragment && tx.to.ip.is_v4())
-    o.identification = static_cast<uint16_t>(++identification_ * cores_ + core_);
-  o.body = sum_of(tx, sum_from);
-
+  const frame::Outgoing o = outgoing(tx, sum_from);
   const size_t size = tx.size();
-  const size_t headers = frame::kEthernetHeader + frame::kUdpHeader +
-                         (tx.to.ip.is_v4() ? frame::kIpv4Header : frame::kIpv6Header);
-  if (headers + size > port.frame_limit) [[unlikely]] {
-    count(FrameCounter::k_exceeds_mtu);
-    return nullptr;
-  }
   // In place where the buffer has room before and after the payload, which received frames have.
   rte_mbuf* mbuf = from == nullptr ? nullptr : from->mbuf;
   uint8_t* body = nullptr;

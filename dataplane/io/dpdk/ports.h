@@ -61,7 +61,8 @@ enum class PortKernel : uint8_t {
 // Fragments carry no ports, so those of one datagram may come in by any queues, whatever steers:
 // all cores put together in one table.
 struct SharedFragments {
-  explicit SharedFragments(const SipKey& key) : table(key) {}
+  explicit SharedFragments(const SipKey& k) : key(k), table(k) {}
+  SipKey key;
   QueueLock lock;
   Reassembler table;
 };

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "dataplane/io/frames.h"
+#include "dataplane/wire/icmp.h"
 
 namespace culvert {
 namespace {
@@ -250,18 +250,71 @@ bool PcapDriver::send(const TxDatagram& tx) {
   o.identification = tx.dont_fragment || tx.to.ip.is_v6() ? uint16_t{0} : ++identification_;
   o.body = frame::with_head(rest, tx.head.data(), tx.head_length);
   const uint16_t vlan = from != nullptr ? from->parsed.vlan_tci : frame::kNoVlan;
-  const size_t headers = frame::write_headers(body, tx.size(), link_to(tx.to.ip, vlan), o);
+  const frame::Link link = link_to(tx.to.ip, vlan);
+  const size_t ip = tx.to.ip.is_v4() ? frame::kIpv4Header : frame::kIpv6Header;
+  if (ip + frame::kUdpHeader + tx.size() > config_.mtu) return send_long(tx, from, o, link);
+  const size_t headers = frame::write_headers(body, tx.size(), link, o);
   if (headers == 0) return false;
-  ++written_;
-  if (output_ == nullptr) return true;
-
-  const uint64_t at_ns = from != nullptr ? from->time_ns : latest_ns_;
-  pcap_pkthdr header{};
-  header.ts.tv_sec = static_cast<time_t>(at_ns / kNanosecondsPerSecond);
-  header.ts.tv_usec = static_cast<suseconds_t>(at_ns % kNanosecondsPerSecond);
-  header.caplen = header.len = static_cast<uint32_t>(headers + tx.size());
-  pcap_dump(reinterpret_cast<u_char*>(output_), &header, body - headers);
+  write(from != nullptr ? from->time_ns : latest_ns_, {body - headers, headers + tx.size()});
   return true;
+}
+
+// scratch_ holds the body behind kMaxHeaders bytes.
+bool PcapDriver::send_long(const TxDatagram& tx, const Delivered* from, const frame::Outgoing& o,
+                           const frame::Link& link) {
+  const bool ipv6 = tx.to.ip.is_v6();
+  if (tx.dont_fragment || (from != nullptr && from->parsed.dont_fragment)) {
+    count(FrameCounter::k_exceeds_mtu);
+    if (from != nullptr) tell_too_big(*from, ipv6);
+    return false;
+  }
+  uint8_t* const whole = scratch_.data() + frame::kMaxHeaders - frame::kUdpHeader;
+  frame::write_udp_header(whole, tx.size(), o);
+  const size_t total = frame::kUdpHeader + tx.size();
+  const size_t step = piece_bytes(config_.mtu, ipv6);
+  const uint32_t identification =
+      ipv6 ? ipv6_identification(SipKey{}, ++cut_over_ipv6_) : o.identification;
+  std::vector<uint8_t> piece;
+  for (size_t at = 0; at < total; at += step) {
+    const size_t length = std::min(step, total - at);
+    piece.resize(frame::kMaxPieceHeaders + length);
+    uint8_t* const data = piece.data() + frame::kMaxPieceHeaders;
+    std::copy_n(whole + at, length, data);
+    const size_t headers = frame::write_piece_headers(
+        data, length, {at, at + length < total, identification}, link, o);
+    write(from != nullptr ? from->time_ns : latest_ns_, {data - headers, headers + length});
+  }
+  count(FrameCounter::k_cut);
+  return true;
+}
+
+void PcapDriver::tell_too_big(const Delivered& from, bool leaves_by_ipv6) {
+  if (!icmp_error_budget_.take(clock_)) return count(FrameCounter::k_icmp_error_budget);
+  const IpAddress& sender = from.parsed.source.ip;
+  const TransportAddress& ours = from.parsed.destination;
+  const auto listens = [&](const Listener& l) {
+    return l.port == ours.port && addresses_[l.address].bound == ours.ip;
+  };
+  const bool from_peer = std::none_of(listeners_.begin(), listeners_.end(), listens);
+  const uint16_t vlan = from.parsed.vlan_tci;
+  const size_t ethernet = frame::kEthernetHeader + (vlan != frame::kNoVlan ? frame::kVlanTag : 0);
+  const uint32_t mtu = told_mtu(config_.mtu, sender.is_v6(), leaves_by_ipv6, from_peer);
+  std::array<uint8_t, frame::kMaxIcmpErrorFrame> frame;
+  const size_t bytes = frame::write_icmp_error(frame, link_to(sender, vlan), ours.ip, sender,
+                                               frame::IcmpError::kTooBig, mtu,
+                                               std::span(from.bytes).subspan(ethernet));
+  write(from.time_ns, {frame.data(), bytes});
+  count(FrameCounter::k_too_big_told);
+}
+
+void PcapDriver::write(uint64_t time_ns, std::span<const uint8_t> frame) {
+  ++written_;
+  if (output_ == nullptr) return;
+  pcap_pkthdr header{};
+  header.ts.tv_sec = static_cast<time_t>(time_ns / kNanosecondsPerSecond);
+  header.ts.tv_usec = static_cast<suseconds_t>(time_ns % kNanosecondsPerSecond);
+  header.caplen = header.len = static_cast<uint32_t>(frame.size());
+  pcap_dump(reinterpret_cast<u_char*>(output_), &header, frame.data());
 }
 
 uint32_t PcapDriver::tx_burst(TxBurst& tx) {

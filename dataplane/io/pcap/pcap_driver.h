@@ -23,6 +23,7 @@
 #include "dataplane/api/snapshot.h"
 #include "dataplane/base/ticks.h"
 #include "dataplane/io/driver.h"
+#include "dataplane/io/frames.h"
 #include "dataplane/path/datagram.h"
 #include "dataplane/wire/frame.h"
 #include "dataplane/wire/reassembly.h"
@@ -46,6 +47,8 @@ class PcapDriver {
     // Before any learning. Every received frame teaches its sender's address.
     std::vector<Neighbour> neighbours;
     frame::MacAddress gateway{2, 0, 0, 0, 0, 0xfe};  // for whom nobody is known
+    // Of the link: longer datagrams are cut, or their senders told (io/frames.h).
+    uint16_t mtu = 65535;
   };
 
   // nullptr: a file cannot be opened or is not Ethernet; `error` is a sentence.
@@ -110,6 +113,10 @@ class PcapDriver {
   void learn(const frame::MacAddress& to, const frame::MacAddress& from, const IpAddress& source);
   [[nodiscard]] const Delivered* origin(const TxDatagram& tx) const;
   [[nodiscard]] bool send(const TxDatagram& tx);
+  [[nodiscard]] bool send_long(const TxDatagram& tx, const Delivered* from,
+                               const frame::Outgoing& o, const frame::Link& link);
+  void tell_too_big(const Delivered& from, bool leaves_by_ipv6);
+  void write(uint64_t time_ns, std::span<const uint8_t> frame);
   [[nodiscard]] frame::Link link_to(const IpAddress& ip, uint16_t vlan_tci) const;
 
   Config config_;
@@ -134,6 +141,8 @@ class PcapDriver {
 
   Reassembler fragments_{SipKey{}};
   FragmentBudget fragment_budget_;
+  IcmpErrorBudget icmp_error_budget_;
+  uint64_t cut_over_ipv6_ = 0;
   std::array<uint64_t, frame::kKinds> frames_{};
   std::array<uint64_t, kFrameCounters> counted_{};
   uint64_t not_ours_ = 0;

@@ -11,8 +11,9 @@ _culvert_load() {
     --direction) COMPREPLY=($(compgen -W "to-peer to-client both" -- "$cur")); return ;;
     --topology) COMPREPLY=($(compgen -W "client-peer client-client" -- "$cur")); return ;;
     --encoding) COMPREPLY=($(compgen -W "channel send" -- "$cur")); return ;;
-    --attack) COMPREPLY=($(compgen -W "allocate binding malformed" -- "$cur")); return ;;
-    --driver) COMPREPLY=($(compgen -W "sockets" -- "$cur")); return ;;
+    --attack | --flood) COMPREPLY=($(compgen -W "allocate binding malformed" -- "$cur")); return ;;
+    --driver) COMPREPLY=($(compgen -W "sockets dpdk" -- "$cur")); return ;;
+    --queue-of) COMPREPLY=($(compgen -W "hash owner other" -- "$cur")); return ;;
     --transport) COMPREPLY=($(compgen -W "udp" -- "$cur")); return ;;
     --json) COMPREPLY=($(compgen -f -- "$cur")); return ;;
   esac
@@ -35,7 +36,7 @@ _culvert_load() {
     calibrate) words="--duration --size --rate --ramp --unpaced --tick-us --sleep --run-length --gso --no-gro \
       --clients" ;;
   esac
-  [ -z "$mode" ] || words="$words --driver --json --local --quiet --seed --threads --warm-up"
+  [ -z "$mode" ] || words="$words --driver --eal --flood --flood-rate --gateway --port-address --queue-of --queues --json --local --quiet --seed --spoof --threads --warm-up"
   COMPREPLY=($(compgen -W "$words --help" -- "$cur"))
 }
 complete -F _culvert_load culvert-load

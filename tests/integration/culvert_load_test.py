@@ -334,7 +334,8 @@ class CommandLine(unittest.TestCase):
                     self.assertFalse(options - known)
 
     def test_what_is_not_built_is_refused_with_a_sentence(self):
-        for more, said in ((["--driver", "dpdk"], "not built"),
+        for more, said in ((["--driver", "dpdk"], "needs a port"),
+                           (["--queues", "2"], "--driver dpdk"),
                            (["--transport", "tls"], "not built"),
                            (["--transport", "derp"], "not built"),
                            (["--driver", "x"], "no driver")):

@@ -7,8 +7,10 @@
 #include <random>
 #include <set>
 
+#include "tools/culvert-load/address_set.h"
 #include "tools/culvert-load/histogram.h"
 #include "tools/culvert-load/mlr_search.h"
+#include "tools/culvert-load/port_table.h"
 #include "tools/culvert-load/run.h"
 #include "tools/culvert-load/schedule.h"
 #include "tools/culvert-load/sequence.h"
@@ -385,6 +387,67 @@ TEST(LoadSearch, an_upper_bound_made_by_the_generator_is_marked) {
     search.add({request->rate, request->duration_s, loss, loss > 0});
   }
   EXPECT_TRUE(search.outcomes()[0].generator_limited);
+}
+
+std::string name_of_range(const char* text) {
+  const auto range = AddressRange::parse(text);
+  if (!range) return "none";
+  return range->at(0).to_string() + " " + range->at(range->count - 1).to_string() + " " +
+         std::to_string(range->count);
+}
+
+TEST(LoadAddresses, ranges_and_networks_hold_their_hosts) {
+  EXPECT_EQ(name_of_range("192.0.2.7"), "192.0.2.7 192.0.2.7 1");
+  EXPECT_EQ(name_of_range("192.0.2.250-192.0.3.5"), "192.0.2.250 192.0.3.5 12");
+  EXPECT_EQ(name_of_range("192.0.2.77/24"), "192.0.2.1 192.0.2.254 254");
+  EXPECT_EQ(name_of_range("192.0.2.4/31"), "192.0.2.4 192.0.2.5 2");
+  EXPECT_EQ(name_of_range("192.0.2.4/32"), "192.0.2.4 192.0.2.4 1");
+  EXPECT_EQ(name_of_range("10.0.0.0/8"), "10.0.0.1 10.255.255.254 16777214");
+  EXPECT_EQ(name_of_range("2001:db8::/112"), "2001:db8::1 2001:db8::ffff 65535");
+  EXPECT_EQ(name_of_range("2001:db8::ffff:ffff:ffff:fffe-2001:db8:0:1::1"),
+            "2001:db8::ffff:ffff:ffff:fffe 2001:db8:0:1::1 4");
+  for (const char* text : {"", "192.0.2.9-192.0.2.8", "192.0.2.1-2001:db8::1", "0.0.0.0/7",
+                           "2001:db8::/64", "192.0.2.0/33", "192.0.2.0/x", "192.0.2.0/"})
+    EXPECT_EQ(name_of_range(text), "none") << text;
+}
+
+TEST(LoadAddresses, a_set_takes_turns_and_knows_its_own) {
+  AddressSet set;
+  set.add(*AddressRange::parse("192.0.2.0/30"));
+  set.add(*AddressRange::parse("198.51.100.9"));
+  EXPECT_EQ(set.size(), 3u);
+  const char* const turns[] = {"192.0.2.1", "192.0.2.2", "198.51.100.9", "192.0.2.1"};
+  for (size_t i = 0; i < std::size(turns); ++i)
+    EXPECT_EQ(set.at(i).to_string(), turns[i]);
+  EXPECT_TRUE(set.contains(*IpAddress::parse("198.51.100.9")));
+  for (const char* text : {"192.0.2.0", "192.0.2.3", "198.51.100.8", "::ffff:192.0.2.1"})
+    EXPECT_FALSE(set.contains(*IpAddress::parse(text))) << text;
+}
+
+TEST(LoadPortTable, finds_what_a_plain_map_finds_while_endpoints_come_and_go) {
+  const auto seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  std::vector<TransportAddress> keys(4096);
+  for (size_t i = 0; i < keys.size(); ++i)
+    keys[i] = {IpAddress::v4(0x0a000000u + static_cast<uint32_t>(i % 64)),
+               static_cast<uint16_t>(10'000 + i / 64)};
+  const auto key_of = [&](uint32_t value) -> const TransportAddress& { return keys[value]; };
+  PortTable table;
+  std::set<uint32_t> inside;
+  for (int step = 0; step < 200'000; ++step) {
+    const auto value = static_cast<uint32_t>(random() % keys.size());
+    if (inside.insert(value).second) {
+      table.put(value, key_of);
+    } else if (random() % 2 == 0) {
+      table.remove(keys[value], key_of);
+      inside.erase(value);
+    }
+    const auto other = static_cast<uint32_t>(random() % keys.size());
+    ASSERT_EQ(table.find(keys[other], key_of), inside.contains(other) ? other : PortTable::kNone);
+  }
+  for (uint32_t value = 0; value < keys.size(); ++value)
+    ASSERT_EQ(table.find(keys[value], key_of), inside.contains(value) ? value : PortTable::kNone);
 }
 
 }  // namespace

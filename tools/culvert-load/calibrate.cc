@@ -128,9 +128,12 @@ int calibrate(Options options) {
       return 1;
     }
     options.server = reflector.address();
-    ok = run_once(
-        options, [&options](uint32_t thread) { return make_relay_worker(options, thread); },
-        result);
+    std::string error;
+    const auto network = make_network(options, error);
+    ok = network &&
+         run_once(
+             options, [&](uint32_t thread) { return make_relay_worker(options, *network, thread); },
+             result);
   }
   if (!ok) return 1;
   if (!options.quiet && options.json != "-") {

@@ -22,8 +22,8 @@ class ChurnWorker final : public DriverWorker {
   static constexpr uint32_t kFirstPort = 10'000;
   static constexpr uint32_t kLastPort = 49'000;
 
-  ChurnWorker(const Options& options, uint32_t thread)
-      : DriverWorker(options, thread),
+  ChurnWorker(const Options& options, Network& network, uint32_t thread)
+      : DriverWorker(options, network, thread),
         config_(ClientPool::client_config(options)),
         credentials_(options.user, options.password),
         wanted_(ClientPool::allocate_options(options)),
@@ -167,8 +167,9 @@ class ChurnWorker final : public DriverWorker {
 
 }  // namespace
 
-std::unique_ptr<Worker> make_churn_worker(const Options& options, uint32_t thread) {
-  return std::make_unique<ChurnWorker>(options, thread);
+std::unique_ptr<Worker> make_churn_worker(const Options& options, Network& network,
+                                          uint32_t thread) {
+  return std::make_unique<ChurnWorker>(options, network, thread);
 }
 
 }  // namespace culvert::load

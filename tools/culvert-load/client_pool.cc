@@ -53,21 +53,21 @@ stun_client::AllocateOptions ClientPool::allocate_options(const Options& options
   return out;
 }
 
-std::optional<TransportAddress> ClientPool::local_address(const Options& options, size_t index) {
-  if (!options.local.empty())
-    return TransportAddress{options.local[index % options.local.size()], 0};
-  const auto ip = source_address(options.server);
+std::optional<TransportAddress> ClientPool::local_address(const Options& options,
+                                                          const Driver& driver, size_t index) {
+  if (!options.local.empty()) return TransportAddress{options.local.at(index), 0};
+  const auto ip = driver.source_address(options.server.ip);
   if (!ip) return std::nullopt;
   return TransportAddress{*ip, 0};
 }
 
 std::string ClientPool::open(uint32_t count) {
-  const auto first_local = local_address(options_, 0);
+  const auto first_local = local_address(options_, driver_, 0);
   if (!first_local) return "there is no route to " + options_.server.to_string();
   clients_.reserve(count);
   for (uint32_t i = 0; i < count; ++i) {
     auto local = *first_local;
-    if (!options_.local.empty()) local.ip = options_.local[i % options_.local.size()];
+    if (!options_.local.empty()) local.ip = options_.local.at(i);
     std::string error;
     const auto endpoint = driver_.open(local, options_.server, error);
     if (!endpoint) return error;
@@ -76,7 +76,7 @@ std::string ClientPool::open(uint32_t count) {
     if (by_endpoint_.size() <= *endpoint) by_endpoint_.resize(*endpoint + 1, kNobody);
     by_endpoint_[*endpoint] = i;
   }
-  return {};
+  return driver_.settle(options_.server.ip);
 }
 
 void ClientPool::flush(PoolClient& client) {
@@ -145,9 +145,13 @@ std::string ClientPool::for_all(const char* what, const Request& request) {
 
 std::string ClientPool::allocate_all() {
   const auto wanted = allocate_options(options_);
-  return for_all("Allocate", [&](PoolClient& client, size_t, uint64_t now) {
+  auto error = for_all("Allocate", [&](PoolClient& client, size_t, uint64_t now) {
     client.turn.allocate(wanted, now);
   });
+  if (!error.empty()) return error;
+  for (const PoolClient& client : clients_)
+    driver_.belongs_to(client.endpoint, client.turn.relayed()[0].port);
+  return {};
 }
 
 void ClientPool::release_all() {

@@ -49,6 +49,7 @@ class ClientPool {
 
   // Local address of client `index`: --local in turn, else the one that routes to the server.
   [[nodiscard]] static std::optional<TransportAddress> local_address(const Options& options,
+                                                                     const Driver& driver,
                                                                      size_t index);
   [[nodiscard]] static stun_client::ClientConfig client_config(const Options& options);
   [[nodiscard]] static stun_client::AllocateOptions allocate_options(const Options& options);

@@ -9,7 +9,8 @@ constexpr uint64_t kWaitNs = 10'000'000;
 
 class IdleWorker final : public DriverWorker {
  public:
-  IdleWorker(const Options& options, uint32_t thread) : DriverWorker(options, thread) {
+  IdleWorker(const Options& options, Network& network, uint32_t thread)
+      : DriverWorker(options, network, thread) {
     wait_ns_ = kWaitNs;
   }
 
@@ -19,7 +20,9 @@ class IdleWorker final : public DriverWorker {
     pool_ = std::make_unique<ClientPool>(o_, *driver_, random_());
     if (error = pool_->open(share(o_.clients)); !error.empty()) return error;
     if (error = pool_->allocate_all(); !error.empty()) return error;
-    const auto base = o_.peer_address ? o_.peer_address : source_address(o_.server);
+    const auto base = o_.peer_address.empty() ? driver_->source_address(o_.server.ip)
+                                              : std::optional(o_.peer_address.at(0));
+    if (!base) return "there is no route to " + o_.server.to_string();
     for (uint32_t i = 0; i < o_.channels; ++i) {
       error = pool_->for_all("ChannelBind", [&](PoolClient& client, size_t, uint64_t now) {
         const auto number = static_cast<uint16_t>(stun_client::kChannelFirst + i);
@@ -57,8 +60,9 @@ class IdleWorker final : public DriverWorker {
 
 }  // namespace
 
-std::unique_ptr<Worker> make_idle_worker(const Options& options, uint32_t thread) {
-  return std::make_unique<IdleWorker>(options, thread);
+std::unique_ptr<Worker> make_idle_worker(const Options& options, Network& network,
+                                         uint32_t thread) {
+  return std::make_unique<IdleWorker>(options, network, thread);
 }
 
 }  // namespace culvert::load

@@ -2,6 +2,8 @@
 // 1 could not, 2 wrong usage.
 #include <sys/resource.h>
 
+#include <cstdio>
+
 #include "tools/culvert-load/run.h"
 
 namespace culvert::load {
@@ -15,27 +17,33 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-std::unique_ptr<Worker> make_worker(const Options& options, uint32_t thread) {
+std::unique_ptr<Worker> make_worker(const Options& options, Network& network, uint32_t thread) {
   switch (options.mode) {
     case Mode::kChurn:
-      return make_churn_worker(options, thread);
+      return make_churn_worker(options, network, thread);
     case Mode::kIdle:
-      return make_idle_worker(options, thread);
+      return make_idle_worker(options, network, thread);
     case Mode::kBinding:
-      return make_binding_worker(options, thread);
+      return make_binding_worker(options, network, thread);
     case Mode::kHostile:
-      return make_hostile_worker(options, thread);
+      return make_hostile_worker(options, network, thread);
     case Mode::kRelay:
     case Mode::kSearch:
     case Mode::kCalibrate:
       break;
   }
-  return make_relay_worker(options, thread);
+  return make_relay_worker(options, network, thread);
 }
 
 int run(const Options& options) {
   if (options.mode == Mode::kCalibrate) return calibrate(options);
-  const auto make = [&options](uint32_t thread) { return make_worker(options, thread); };
+  std::string error;
+  const auto network = make_network(options, error);
+  if (!network) {
+    std::fprintf(stderr, "culvert-load: %s\n", error.c_str());
+    return 1;
+  }
+  const auto make = [&](uint32_t thread) { return make_worker(options, *network, thread); };
   if (options.mode == Mode::kSearch) return search(options, make);
   Result result;
   if (!run_once(options, make, result)) return 1;

@@ -7,10 +7,13 @@
 #include <random>
 #include <sstream>
 
+#include "config/dpdk.h"
 #include "tools/stun_client/message.h"
 
 namespace culvert::load {
 namespace {
+
+const char* const kRangeExamples = "192.0.2.7, 192.0.2.1-192.0.2.99 or 192.0.2.0/24";
 
 const char* const kAbout =
     "culvert-load: measures TURN and STUN servers.\n"
@@ -43,8 +46,9 @@ std::string names_of(const std::map<std::string, E>& values) {
   return out;
 }
 
-template <class E>
-void add_choice(CLI::App* app, const std::string& flag, E& value,
+// `value`: an E, or one that may be missing.
+template <class E, class Value>
+void add_choice(CLI::App* app, const std::string& flag, Value& value,
                 const std::map<std::string, E>& values, const std::string& help) {
   app->add_option_function<std::string>(
          flag, [&value, values](const std::string& name) { value = values.at(name); },
@@ -66,6 +70,8 @@ const std::map<std::string, Encoding> kEncodings{{"channel", Encoding::kChannel}
                                                  {"send", Encoding::kSend}};
 const std::map<std::string, FamilyChoice> kFamilies{
     {"4", FamilyChoice::kIpv4}, {"6", FamilyChoice::kIpv6}, {"cross", FamilyChoice::kCross}};
+const std::map<std::string, QueueOf> kQueuesOf{
+    {"hash", QueueOf::kHash}, {"owner", QueueOf::kOwner}, {"other", QueueOf::kOther}};
 const std::map<std::string, Attack> kAttacks{{"allocate", Attack::kAllocate},
                                              {"binding", Attack::kBinding},
                                              {"malformed", Attack::kMalformed}};
@@ -83,18 +89,42 @@ struct Raw {
   std::vector<std::string> local;
   std::string peer_address;
   std::string bare;
+  std::vector<std::string> spoof;
+  std::vector<std::string> port_addresses;
+  std::vector<std::string> gateways;
   bool unpaced = false;
   bool no_gro = false;
 };
+
+// Everywhere, as culvertd spells them.
+void add_dpdk(CLI::App* app, Options& o, Raw& raw) {
+  app->add_option("--eal", o.dpdk.eal, "dpdk: EAL's arguments: memory, and the port")
+      ->type_name("ARGS");
+  app->add_option("--port-address", raw.port_addresses,
+                  "dpdk: an address of the tool on a port, and its network: ADDR/LEN[@PORT]")
+      ->type_name("ADDR/LEN");
+  app->add_option("--gateway", raw.gateways, "dpdk: the way to other networks")
+      ->type_name("ADDRESS");
+  app->add_option("--queues", o.queues, "dpdk: queues of a port, as many as the server has cores")
+      ->check(CLI::Range(1u, uint32_t{kMaxCores}))
+      ->capture_default_str();
+  add_choice(app, "--queue-of", o.queue_of, kQueuesOf,
+             "dpdk: the queue each datagram leaves by: its hash's, or the core's that owns the "
+             "allocation, or another core's");
+}
 
 void add_common(CLI::App* app, Options& o, Raw& raw) {
   if (o.mode != Mode::kCalibrate) {
     app->add_option("--server", raw.server, "the server's ADDRESS:PORT ([v6]:port)")->required();
     app->add_option("--server-pid", o.server_pid, "sample this process: CPU time, memory");
   }
-  app->add_option("--local", raw.local, "local address of clients; may be repeated")
-      ->type_name("ADDRESS");
-  app->add_option("--driver", o.driver, "how to reach the network: sockets")->capture_default_str();
+  app->add_option("--local", raw.local,
+                  "addresses of the clients, which take turns: ADDRESS, FIRST-LAST or NETWORK/LEN; "
+                  "may be repeated")
+      ->type_name("RANGE");
+  app->add_option("--driver", o.driver,
+                  "how to reach the network: sockets, or dpdk, where the tool is the hosts itself")
+      ->capture_default_str();
   if (o.mode != Mode::kSearch)
     app->add_option("--duration", o.duration_s, "seconds measured")->capture_default_str();
   app->add_option("--warm-up", o.warm_up_s, "seconds of traffic before that, not counted")
@@ -102,10 +132,27 @@ void add_common(CLI::App* app, Options& o, Raw& raw) {
   app->add_option("--threads", o.threads, "generator threads; each spins on a CPU")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  add_dpdk(app, o, raw);
   app->add_option("--seed", o.seed, "of the flows' order and the payload; 0 draws one");
   app->add_option("--json", o.json, "write the whole result to FILE, or to standard output: -")
       ->type_name("FILE");
   app->add_flag("--quiet", o.quiet, "no progress line and no summary");
+}
+
+// Forged addresses need a port of one's own, and a bound on what goes out by it.
+void add_spoof(CLI::App* app, Raw& raw) {
+  app->add_option("--spoof", raw.spoof,
+                  "dpdk: forged source addresses, drawn at random; may be repeated. Only in a lab "
+                  "of your own")
+      ->type_name("RANGE");
+}
+
+void add_flood(CLI::App* app, Options& o, Raw& raw) {
+  add_choice(app, "--flood", o.flood, kAttacks,
+             "dpdk: beside the traffic, send these from forged addresses (--spoof)");
+  app->add_option("--flood-rate", o.flood_rate, "datagrams of the flood a second")
+      ->check(CLI::Range(1.0, kMaxFloodRate));
+  add_spoof(app, raw);
 }
 
 void add_credentials(CLI::App* app, Options& o) {
@@ -158,14 +205,16 @@ void add_relayed(CLI::App* app, Options& o, Raw& raw, bool rate) {
   app->add_option("--channels", o.channels, "channels of each client, to a peer each")
       ->check(CLI::Range(1u, 64u))
       ->capture_default_str();
-  app->add_option("--peer-address", raw.peer_address, "where the peers are; on loopback 127.0.0.2")
-      ->type_name("ADDRESS");
+  app->add_option("--peer-address", raw.peer_address,
+                  "where the peers are, in turn; on loopback 127.0.0.2")
+      ->type_name("RANGE");
   app->add_option(
       "--bare", raw.bare,
       "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
   add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");
   add_choice(app, "--topology", o.topology, kTopologies, "who talks with whom");
   add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");
+  add_flood(app, o, raw);
 }
 
 void add_relay(CLI::App* app, Options& o, Raw& raw) {
@@ -222,6 +271,7 @@ void add_churn(CLI::App* app, Options& o, Raw& raw) {
       ->capture_default_str();
   app->add_option("--rate", o.rate, "allocations begun a second; else as fast as they complete")
       ->check(CLI::PositiveNumber);
+  add_flood(app, o, raw);
 }
 
 void add_binding(CLI::App* app, Options& o, Raw& raw) {
@@ -236,6 +286,7 @@ void add_hostile(CLI::App* app, Options& o, Raw& raw) {
   add_choice(app, "--attack", o.attack, kAttacks, "what to send, each from a port of its own");
   app->add_option("--count", o.count, "datagrams in all, each from another address and port");
   app->add_option("--rate", o.rate, "datagrams a second")->check(CLI::PositiveNumber);
+  add_spoof(app, raw);
 }
 
 void add_calibrate(CLI::App* app, Options& o, Raw& raw) {
@@ -313,6 +364,91 @@ std::optional<std::string> check_bare(Options& o, const Raw& raw) {
   return std::nullopt;
 }
 
+std::optional<std::string> check_port_addresses(Options& o, const Raw& raw) {
+  for (const auto& text : raw.port_addresses) {
+    const auto address = parse_port_address(text);
+    if (!address)
+      return "--port-address: '" + text + "' is not an address and its network, as 192.0.2.2/24";
+    o.dpdk.port_addresses.push_back(*address);
+  }
+  for (const auto& text : raw.gateways) {
+    const auto ip = IpAddress::parse(text);
+    if (!ip) return "--gateway: '" + text + "' is not an address";
+    o.dpdk.gateways.push_back(*ip);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> check_eal(const Options& o) {
+  const auto words = split_words(o.dpdk.eal);
+  if (!words) return "--eal: a quote is not closed";
+  for (const auto& word : *words)
+    if (!refuse_eal_word(word).empty())
+      return "--eal: '" + word + "' is not for the caller: culvert-load sets EAL's lcores itself";
+  return std::nullopt;
+}
+
+// An address that is both the tool's and the server's would answer for the server.
+std::optional<std::string> check_apart(const Options& o, const char* flag, const AddressSet& set) {
+  const auto also = [&](const IpAddress& ip, const char* what) -> std::optional<std::string> {
+    if (!set.contains(ip)) return std::nullopt;
+    return std::string(flag) + " holds " + ip.to_string() + ", which is " + what +
+           "'s: give a range beside it";
+  };
+  if (auto problem = also(o.server.ip, "the server")) return problem;
+  for (const IpAddress& gateway : o.dpdk.gateways)
+    if (auto problem = also(gateway, "the gateway")) return problem;
+  return std::nullopt;
+}
+
+std::optional<std::string> check_spoof(Options& o, const Raw& raw) {
+  for (const auto& text : raw.spoof) {
+    const auto range = AddressRange::parse(text);
+    if (!range || range->first.family != o.server.ip.family)
+      return "--spoof: '" + text + "' is not an address or range of the server's family, as " +
+             kRangeExamples;
+    o.spoof.add(*range);
+  }
+  AddressSet own;
+  for (const PortAddressConfig& a : o.dpdk.port_addresses)
+    own.add({a.ip, 1});
+  if (o.spoof.overlaps(own) || o.spoof.overlaps(o.local) || o.spoof.overlaps(o.peer_address))
+    return "--spoof holds addresses that are not forged: those of --port-address, --local and "
+           "--peer-address must lie apart from it";
+  const bool hostile = o.mode == Mode::kHostile && !o.spoof.empty();
+  if (hostile && o.rate <= 0 && o.count == 0) return "--spoof is bounded: give --rate, or --count";
+  if (o.flood && (o.spoof.empty() || o.flood_rate <= 0))
+    return "--flood comes from forged addresses and is bounded: give --spoof and --flood-rate";
+  if (!o.flood && !hostile && (!o.spoof.empty() || o.flood_rate > 0))
+    return "--spoof and --flood-rate need --flood";
+  return check_apart(o, "--spoof", o.spoof);
+}
+
+std::optional<std::string> check_driver(Options& o, const Raw& raw) {
+  if (o.driver != "sockets" && o.driver != "dpdk")
+    return "there is no driver '" + o.driver + "'; this culvert-load has: sockets, dpdk";
+  const bool dpdk = o.driver == "dpdk";
+  if (!dpdk) {
+    if (!o.dpdk.eal.empty() || !raw.port_addresses.empty() || !raw.gateways.empty() ||
+        o.queues != 1 || o.queue_of != QueueOf::kHash || o.flood || !raw.spoof.empty())
+      return "--eal, --port-address, --gateway, --queues, --queue-of, --flood and --spoof need "
+             "--driver dpdk";
+    return std::nullopt;
+  }
+  if (o.threads != 1) return "--driver dpdk has one thread: leave --threads at 1";
+  if (auto problem = check_eal(o)) return problem;
+  if (auto problem = check_port_addresses(o, raw)) return problem;
+  if (o.mode == Mode::kCalibrate) return "calibrate measures the sockets: leave --driver out";
+  if (o.dpdk.eal.empty())
+    return "--driver dpdk needs a port: --eal '--in-memory --no-pci "
+           "--vdev=net_memif0,role=client,socket=/run/lab.sock,socket-abstract=no'";
+  if (o.dpdk.port_addresses.empty())
+    return "--driver dpdk needs an address there: --port-address 192.0.2.2/24";
+  if (auto problem = check_apart(o, "--local", o.local)) return problem;
+  if (auto problem = check_apart(o, "--peer-address", o.peer_address)) return problem;
+  return check_spoof(o, raw);
+}
+
 std::optional<std::string> check_addresses(Options& o, const Raw& raw) {
   if (o.mode == Mode::kCalibrate) {
     o.server = *TransportAddress::parse("127.0.0.1:0");
@@ -328,14 +464,18 @@ std::optional<std::string> check_addresses(Options& o, const Raw& raw) {
     return std::string("--server is an IPv") + (o.server.ip.is_v6() ? "6" : "4") +
            " address: say --family " + (o.server.ip.is_v6() ? "6" : "4") + " or cross";
   for (const auto& text : raw.local) {
-    const auto ip = IpAddress::parse(text);
-    if (!ip || ip->family != o.server.ip.family)
-      return "--local: '" + text + "' is not an address of the server's family";
-    o.local.push_back(*ip);
+    const auto range = AddressRange::parse(text);
+    if (!range || range->first.family != o.server.ip.family)
+      return "--local: '" + text + "' is not an address or range of the server's family, as " +
+             kRangeExamples;
+    o.local.add(*range);
   }
   if (!raw.peer_address.empty()) {
-    o.peer_address = IpAddress::parse(raw.peer_address);
-    if (!o.peer_address) return "--peer-address: '" + raw.peer_address + "' is not an address";
+    const auto range = AddressRange::parse(raw.peer_address);
+    if (!range)
+      return "--peer-address: '" + raw.peer_address + "' is not an address or range, as " +
+             kRangeExamples;
+    o.peer_address.add(*range);
   }
   return std::nullopt;
 }
@@ -376,6 +516,7 @@ std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
   auto problem = check_shapes(o);
   if (!problem) problem = check_rates(o, raw);
   if (!problem) problem = check_addresses(o, raw);
+  if (!problem) problem = check_driver(o, raw);
   if (!problem) problem = check_bare(o, raw);
   if (problem) {
     std::fprintf(stderr, "culvert-load: %s\n", problem->c_str());
@@ -418,6 +559,9 @@ const char* name_of(FamilyChoice family) {
 }
 const char* name_of(Attack attack) {
   return find_name(kAttacks, attack);
+}
+const char* name_of(QueueOf queue_of) {
+  return find_name(kQueuesOf, queue_of);
 }
 
 }  // namespace culvert::load

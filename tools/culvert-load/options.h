@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "config/config.h"
 #include "dataplane/base/address.h"
+#include "tools/culvert-load/address_set.h"
 
 namespace culvert::load {
 
@@ -16,12 +18,16 @@ enum class Direction : uint8_t { kToPeer, kToClient, kBoth };
 enum class Topology : uint8_t { kClientToPeer, kClientToClient };
 enum class Encoding : uint8_t { kChannel, kSend };
 enum class FamilyChoice : uint8_t { kIpv4, kIpv6, kCross };
+// Which of the port's queues a datagram leaves by, where the far end gives each of its cores one:
+// that of the core that owns the allocation, another one, or by a hash of its addresses.
+enum class QueueOf : uint8_t { kHash, kOwner, kOther };
 enum class Attack : uint8_t { kAllocate, kBinding, kMalformed };
 
 // Sequence number, time and flow of each datagram stand in its payload.
 inline constexpr uint32_t kMinPayload = 24;
 inline constexpr uint32_t kMaxPayload = 1472 - 4;  // one Ethernet frame with the channel's header
 inline constexpr uint32_t kMaxGsoSegments = 64;    // UDP_MAX_SEGMENTS of kernels before 6.9
+inline constexpr double kMaxFloodRate = 20e6;      // 64-byte frames of a 10 GbE port, and a third
 inline constexpr uint32_t kMaxGsoBytes = 65'000;   // a UDP datagram's 65,507 and some room
 
 // The zero-loss search (search.h); times in seconds.
@@ -66,9 +72,15 @@ struct Options {
   uint32_t permissions = 0;  // idle mode: beside the channels
   uint32_t channels = 1;
   Attack attack = Attack::kAllocate;
+  std::optional<Attack> flood;  // beside the traffic, from addresses of `spoof`
+  double flood_rate = 0;
+  AddressSet spoof;    // forged sources: of the flood, or of hostile mode
   uint64_t count = 0;  // hostile mode: datagrams to send; 0: until the time is over
-  std::vector<IpAddress> local;
-  std::optional<IpAddress> peer_address;
+  AddressSet local;
+  AddressSet peer_address;
+  DpdkConfig dpdk;      // eal, port_addresses, gateways
+  uint32_t queues = 1;  // of the port, both ways
+  QueueOf queue_of = QueueOf::kHash;
   // The server is the bare loop of bench/macro/kernel_bound: no TURN; the first relayed port.
   std::optional<TransportAddress> bare;
   SearchOptions search;
@@ -87,5 +99,6 @@ struct Options {
 [[nodiscard]] const char* name_of(Encoding encoding);
 [[nodiscard]] const char* name_of(FamilyChoice family);
 [[nodiscard]] const char* name_of(Attack attack);
+[[nodiscard]] const char* name_of(QueueOf queue_of);
 
 }  // namespace culvert::load

@@ -69,6 +69,7 @@ class RelayWorker final : public DriverWorker {
     return (client * o_.channels + round) % peer_address_.size();
   }
   void make_flows();
+  [[nodiscard]] std::string settle_flows();
   void add_flow(Flow flow, size_t direction);
   Flow client_flow(size_t client, uint32_t round, const TransportAddress& peer) const;
   void make_buffers();
@@ -105,6 +106,7 @@ std::string RelayWorker::prepare() {
   }
   make_flows();
   make_buffers();
+  if (error = settle_flows(); !error.empty()) return error;
   return o_.bare ? introduce() : std::string();
 }
 
@@ -157,21 +159,15 @@ void RelayWorker::introduce_one(uint32_t client) {
 std::string RelayWorker::open_peers() {
   if (o_.mode == Mode::kCalibrate || o_.topology == Topology::kClientToClient) return {};
   const auto wanted = ClientPool::allocate_options(o_).family.value_or(Family::kIpv4);
-  std::optional<IpAddress> ip = o_.peer_address;
-  // On one machine not the server's own address: a relay may refuse to talk to itself.
-  const bool loopback = o_.server.ip.is_v4() && o_.server.ip.v4_host() >> 24 == 127;
-  if (!ip && loopback && wanted == Family::kIpv4)
-    ip = IpAddress::parse(o_.server.ip == *IpAddress::parse("127.0.0.2") ? "127.0.0.1"
-                                                                         : "127.0.0.2");
-  if (!ip && o_.server.ip.family == wanted) ip = source_address(o_.server);
-  // Across families there is no route to ask; a server on this machine has both loopbacks.
-  if (!ip) ip = IpAddress::parse(wanted == Family::kIpv6 ? "::1" : "127.0.0.1");
-  if (ip->family != wanted) return "--peer-address is not of the relayed address's family";
+  AddressSet at = o_.peer_address;
+  if (at.empty())
+    if (const auto ip = driver_->peer_address(o_.server.ip, wanted)) at.add({*ip, 1});
+  if (at.family() != wanted) return "--peer-address is not of the relayed address's family";
   const uint32_t useful = share(o_.clients) * o_.channels;
   const uint32_t count = std::max(o_.channels, std::min(share(o_.peers), useful));
   for (uint32_t i = 0; i < count; ++i) {
     std::string error;
-    const auto endpoint = driver_->open({*ip, 0}, std::nullopt, error);
+    const auto endpoint = driver_->open({at.at(i), 0}, std::nullopt, error);
     if (!endpoint) return error;
     peers_.push_back(*endpoint);
     peer_address_.push_back(driver_->local(*endpoint));
@@ -261,6 +257,18 @@ void RelayWorker::make_flows() {
   // A seeded order mixes the directions. Flows of one peer socket then rarely follow each other,
   // so to-client sends cost a call each, as they do from real peers.
   std::shuffle(flows_.begin(), flows_.end(), random_);
+}
+
+// Towards every address that peers send to: a handful of relayed ones, whatever the flows' number.
+std::string RelayWorker::settle_flows() {
+  std::vector<IpAddress> done;
+  for (const Flow& flow : flows_) {
+    const IpAddress& to = flow.to.address.ip;
+    if (!flow.has_destination || std::find(done.begin(), done.end(), to) != done.end()) continue;
+    done.push_back(to);
+    if (auto error = driver_->settle(to); !error.empty()) return error;
+  }
+  return {};
 }
 
 void RelayWorker::make_buffers() {
@@ -382,8 +390,9 @@ void RelayWorker::finish() {
 
 }  // namespace
 
-std::unique_ptr<Worker> make_relay_worker(const Options& options, uint32_t thread) {
-  return std::make_unique<RelayWorker>(options, thread);
+std::unique_ptr<Worker> make_relay_worker(const Options& options, Network& network,
+                                          uint32_t thread) {
+  return std::make_unique<RelayWorker>(options, network, thread);
 }
 
 }  // namespace culvert::load

@@ -46,6 +46,12 @@ const char* unit_of(Mode mode) {
   }
 }
 
+double amplification(const FloodTally& f) {
+  return f.request_bytes == 0
+             ? 0
+             : static_cast<double>(f.response_bytes) / static_cast<double>(f.request_bytes);
+}
+
 Json latency_json(const Histogram& h) {
   if (h.total() == 0) return nullptr;
   Json out;
@@ -99,6 +105,9 @@ Json options_json(const Options& o) {
           {"direction", name_of(o.direction)},
           {"topology", name_of(o.topology)},
           {"encoding", name_of(o.encoding)},
+          {"eal", o.dpdk.eal},
+          {"queues", o.queues},
+          {"queue_of", name_of(o.queue_of)},
           {"attack", name_of(o.attack)},
           {"count", o.count},
           {"channels", o.channels},
@@ -165,6 +174,19 @@ Json series_json(const Result& r) {
   return out;
 }
 
+// Of the whole trial: warm-up, window and what came after it.
+Json flood_json(const Result& r) {
+  const FloodTally& f = r.tally.flood;
+  if (!r.options.flood) return nullptr;
+  return {{"attack", name_of(*r.options.flood)},
+          {"rate", r.options.flood_rate},
+          {"due", f.due},
+          {"sent", f.sent},
+          {"responses", f.responses},
+          {"bytes", {{"requests", f.request_bytes}, {"responses", f.response_bytes}}},
+          {"amplification", amplification(f)}};
+}
+
 }  // namespace
 
 // What every result begins with: enough to tell whether two may be compared.
@@ -192,6 +214,9 @@ Json result_json(const Result& r) {
   const auto& t = r.tally;
   const bool operations = r.options.mode == Mode::kChurn || r.options.mode == Mode::kBinding;
   Json errors = Json::object();
+  Json port = Json::object();
+  for (const auto& [name, count] : t.port)
+    port[name] = count;
   for (const auto& [name, count] : t.error_kinds)
     errors[name] = count;
   return {{"setup_s", r.setup_s},
@@ -206,6 +231,8 @@ Json result_json(const Result& r) {
           {"corrupt", t.corrupt},
           {"strange", t.strange},
           {"errors", errors},
+          {"flood", flood_json(r)},
+          {"port", port},
           {"bytes", {{"requests", t.request_bytes}, {"responses", t.response_bytes}}},
           {"server", server_json(r)},
           {"softirq_s", static_cast<double>(r.to.softirq_ns - r.from.softirq_ns) / 1e9},
@@ -274,6 +301,9 @@ void judge_limits(Result& r) {
     say("it sent " + std::to_string(sent) + " of the " + std::to_string(t.scheduled) + " due");
     r.underloaded = true;
   }
+  if (static_cast<double>(t.flood.sent) < kSentOfSchedule * static_cast<double>(t.flood.due))
+    say("its flood sent " + std::to_string(t.flood.sent) + " of the " +
+        std::to_string(t.flood.due) + " due");
   if (t.lateness.quantile(0.99) > kLatenessLimitNs)
     say("1 % of its datagrams left more than 1 ms after they were due");
   // A server behind its load either loses datagrams or keeps them waiting in a standing queue.
@@ -308,6 +338,12 @@ void print_summary(const Result& r) {
                 static_cast<unsigned long long>(t.request_bytes),
                 static_cast<unsigned long long>(t.response_bytes),
                 static_cast<double>(t.response_bytes) / static_cast<double>(t.request_bytes));
+  if (o.flood)
+    std::printf("flood        %llu sent, %llu answered; %llu bytes in, %llu bytes out: %.3f\n",
+                static_cast<unsigned long long>(t.flood.sent),
+                static_cast<unsigned long long>(t.flood.responses),
+                static_cast<unsigned long long>(t.flood.request_bytes),
+                static_cast<unsigned long long>(t.flood.response_bytes), amplification(t.flood));
   if (o.mode != Mode::kCalibrate) print_server(r);
   for (const auto& [name, count] : t.error_kinds)
     std::printf("errors       %llu x %s\n", static_cast<unsigned long long>(count), name.c_str());

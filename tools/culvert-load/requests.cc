@@ -5,6 +5,7 @@
 
 #include "dataplane/base/endian.h"
 #include "tools/culvert-load/client_pool.h"
+#include "tools/culvert-load/flood.h"
 #include "tools/culvert-load/port_walk.h"
 #include "tools/culvert-load/worker.h"
 
@@ -32,7 +33,7 @@ class BindingWorker final : public DriverWorker {
       if (!endpoint) return error;
       endpoints_.push_back(*endpoint);
     }
-    return {};
+    return driver_->settle(o_.server.ip);
   }
 
  private:
@@ -79,24 +80,27 @@ class BindingWorker final : public DriverWorker {
 
 // Each datagram comes from an address and port that was not used before, as a spoofing attacker's
 // would; the socket stays open for the next kOpen datagrams, so that answers are seen and counted.
+// With --spoof there is no socket: the address is forged.
 class HostileWorker final : public DriverWorker {
  public:
   static constexpr size_t kOpen = 512;
   static constexpr uint32_t kFirstPort = 5'000;
   static constexpr uint32_t kLastPort = 65'000;
 
-  HostileWorker(const Options& options, uint32_t thread)
-      : DriverWorker(options, thread),
+  HostileWorker(const Options& options, Network& network, uint32_t thread)
+      : DriverWorker(options, network, thread),
         ports_(kFirstPort, kLastPort, thread, options.threads),
-        wanted_(share(options.count)) {}
+        wanted_(share(options.count)),
+        maker_(options.attack, random_()),
+        server_(Destination::of(options.server)) {}
 
   std::string prepare() override {
     std::string error = open_driver(false);
     if (!error.empty()) return error;
     const auto local = local_address(error);
-    if (local) local_ = local->ip;
-    header_bytes_ = o_.server.ip.is_v6() ? 48 : 28;  // IP and UDP
-    return error;
+    if (!local) return error;
+    local_ = local->ip;
+    return driver_->settle(o_.server.ip);
   }
 
  private:
@@ -106,19 +110,32 @@ class HostileWorker final : public DriverWorker {
     while (built < kBurst && (wanted_ == 0 || sent_ < wanted_)) {
       const auto due = take_due(now);
       if (!due) break;
-      const auto endpoint = next_source();
-      if (!endpoint) break;
-      const auto datagram = make_datagram();
-      const TxItem item{*endpoint, nullptr, datagram.data(), static_cast<uint32_t>(datagram.size()),
-                        0};
-      transmit({&item, 1}, 1);
-      tally.request_bytes += datagram.size() + header_bytes_;
+      if (!add_datagram(built)) break;
+      tally.request_bytes += datagrams_[built].size() + header_bytes(o_.server);
       tally.count_sent(kToPeerIndex, *due);
       ++sent_;
       ++built;
     }
+    if (built != 0) transmit({items_.data(), built}, built);
     if (wanted_ != 0 && sent_ >= wanted_) wait_ns_ = kQuietWaitNs;
     return built;
+  }
+
+  bool add_datagram(size_t index) {
+    auto& datagram = datagrams_[index];
+    maker_.make(datagram);
+    items_[index] = {
+        kForged, &server_,        datagram.data(), static_cast<uint32_t>(datagram.size()),
+        0,       &sources_[index]};
+    if (!o_.spoof.empty()) {
+      sources_[index] = maker_.draw_source(o_.spoof);
+      return true;
+    }
+    const auto endpoint = next_source();
+    if (!endpoint) return false;
+    items_[index].from = *endpoint;
+    items_[index].to = nullptr;
+    return true;
   }
 
   std::optional<Endpoint> next_source() {
@@ -130,7 +147,7 @@ class HostileWorker final : public DriverWorker {
       bool wrapped = false;
       const uint16_t port = ports_.take(wrapped);
       // All ports used: the next address, where there is one. Loopback has sixteen million.
-      if (wrapped && !o_.local.empty()) local_ = o_.local[++round_ % o_.local.size()];
+      if (wrapped && !o_.local.empty()) local_ = o_.local.at(++round_);
       if (wrapped && o_.local.empty() && local_.is_v4() && local_.bytes[12] == 127)
         local_ = IpAddress::v4(local_.v4_host() + 1);
       const auto endpoint = driver_->open({local_, port}, o_.server, error);
@@ -147,47 +164,10 @@ class HostileWorker final : public DriverWorker {
     return std::nullopt;
   }
 
-  std::vector<uint8_t> make_datagram() {
-    stun_client::TransactionId id;
-    store_be64(id.data(), random_());
-    store_be32(&id[8], static_cast<uint32_t>(random_()));
-    const auto method = o_.attack == Attack::kBinding ? Method::kBinding : Method::kAllocate;
-    stun_client::MessageBuilder message(method, stun_client::Class::kRequest, id);
-    if (method == Method::kAllocate) message.add_u8(stun_client::Attr::kRequestedTransport, 17);
-    auto bytes = message.take();
-    if (o_.attack == Attack::kMalformed) spoil(bytes);
-    return bytes;
-  }
-
-  // One of: noise, a cut message, a length that lies, flipped bytes, a channel nobody bound.
-  void spoil(std::vector<uint8_t>& bytes) {
-    const uint64_t dice = random_();
-    switch (dice % 5) {
-      case 0:
-        bytes.resize(1 + dice / 5 % 200);
-        for (auto& byte : bytes)
-          byte = static_cast<uint8_t>(random_());
-        break;
-      case 1:
-        bytes.resize(1 + dice / 5 % (bytes.size() - 1));
-        break;
-      case 2:
-        store_be16(&bytes[2], static_cast<uint16_t>(dice >> 16));
-        break;
-      case 3:
-        for (int i = 0; i < 4; ++i)
-          bytes[random_() % bytes.size()] ^= static_cast<uint8_t>(1 + random_() % 255);
-        break;
-      default:
-        store_be16(&bytes[0], static_cast<uint16_t>(0x4000 + dice % 0x1000));
-        break;
-    }
-  }
-
   void on_item(const RxItem& item, uint64_t) override {
     ++received_;
     ++tally.responses;
-    tally.response_bytes += item.size + header_bytes_;
+    tally.response_bytes += item.size + header_bytes(o_.server);
   }
 
   PortWalk ports_;
@@ -196,16 +176,22 @@ class HostileWorker final : public DriverWorker {
   std::vector<Endpoint> open_;
   size_t oldest_ = 0;
   size_t round_ = 0;
-  uint64_t header_bytes_ = 28;
+  AttackMaker maker_;
+  Destination server_;
+  std::array<std::vector<uint8_t>, kBurst> datagrams_;
+  std::array<TransportAddress, kBurst> sources_;
+  std::array<TxItem, kBurst> items_{};
 };
 
 }  // namespace
 
-std::unique_ptr<Worker> make_binding_worker(const Options& options, uint32_t thread) {
-  return std::make_unique<BindingWorker>(options, thread);
+std::unique_ptr<Worker> make_binding_worker(const Options& options, Network& network,
+                                            uint32_t thread) {
+  return std::make_unique<BindingWorker>(options, network, thread);
 }
-std::unique_ptr<Worker> make_hostile_worker(const Options& options, uint32_t thread) {
-  return std::make_unique<HostileWorker>(options, thread);
+std::unique_ptr<Worker> make_hostile_worker(const Options& options, Network& network,
+                                            uint32_t thread) {
+  return std::make_unique<HostileWorker>(options, network, thread);
 }
 
 }  // namespace culvert::load

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tools/culvert-load/driver.h"
+#include "tools/culvert-load/options.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -30,7 +31,8 @@ constexpr size_t kPerSocket = 64;  // of one socket, so that no socket starves t
 // Slots are an odd number of cache lines apart, or all their starts would share one cache set.
 constexpr size_t kPlainSlot = 2048 + 64;       // an MTU of 1500 and room
 constexpr size_t kCoalescedSlot = 65536 + 64;  // what GRO may hand over at once
-constexpr int kReceiveBuffer = 8 << 20;        // asked for; without CAP_NET_ADMIN rmem_max caps it
+constexpr uint16_t kAnyPort = 9;         // of a connect() that only asks for the route (discard)
+constexpr int kReceiveBuffer = 8 << 20;  // asked for; without CAP_NET_ADMIN rmem_max caps it
 
 template <class T>
 void put_control(msghdr& header, void* space, int level, int type, T value) {
@@ -67,6 +69,8 @@ class SocketDriver final : public Driver {
   std::span<const RxItem> receive(uint64_t wait_ns) override;
   uint64_t receive_drops() const override;
   const DriverCounters& counters() const override { return counters_; }
+  std::optional<IpAddress> source_address(const IpAddress& remote) const override;
+  std::optional<IpAddress> peer_address(const IpAddress& server, Family relayed) const override;
 
  private:
   struct Socket {
@@ -96,6 +100,15 @@ class SocketDriver final : public Driver {
   alignas(cmsghdr) std::array<ControlSpace, kPerSocket> rx_control_{};
   std::array<epoll_event, 128> ready_{};
 };
+
+TransportAddress address_of(const sockaddr_storage& at) {
+  if (at.ss_family == AF_INET6) {
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&at);
+    return {IpAddress::v6_bytes(&v6->sin6_addr), ntohs(v6->sin6_port)};
+  }
+  const auto* v4 = reinterpret_cast<const sockaddr_in*>(&at);
+  return {IpAddress::v4_bytes(&v4->sin_addr), ntohs(v4->sin_port)};
+}
 
 std::string system_error(const std::string& what) {
   return what + ": " + std::strerror(errno);
@@ -157,17 +170,7 @@ TransportAddress SocketDriver::local(Endpoint endpoint) const {
   sockaddr_storage at{};
   socklen_t size = sizeof at;
   getsockname(sockets_[endpoint].fd, reinterpret_cast<sockaddr*>(&at), &size);
-  TransportAddress out;
-  if (at.ss_family == AF_INET6) {
-    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&at);
-    out.ip = IpAddress::v6_bytes(&v6->sin6_addr);
-    out.port = ntohs(v6->sin6_port);
-  } else {
-    const auto* v4 = reinterpret_cast<const sockaddr_in*>(&at);
-    out.ip = IpAddress::v4_bytes(&v4->sin_addr);
-    out.port = ntohs(v4->sin_port);
-  }
-  return out;
+  return address_of(at);
 }
 
 void SocketDriver::send(std::span<const TxItem> items) {
@@ -286,10 +289,43 @@ uint64_t SocketDriver::receive_drops() const {
   return drops;
 }
 
+std::optional<IpAddress> SocketDriver::source_address(const IpAddress& remote) const {
+  const int family = remote.is_v6() ? AF_INET6 : AF_INET;
+  const int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return std::nullopt;
+  const auto to = Destination::of({remote, kAnyPort});
+  sockaddr_storage at{};
+  socklen_t size = sizeof at;
+  const bool ok = connect(fd, reinterpret_cast<const sockaddr*>(&to.storage), to.size) == 0 &&
+                  getsockname(fd, reinterpret_cast<sockaddr*>(&at), &size) == 0;
+  ::close(fd);
+  if (!ok) return std::nullopt;
+  return address_of(at).ip;
+}
+
+std::optional<IpAddress> SocketDriver::peer_address(const IpAddress& server, Family relayed) const {
+  // On one machine not the server's own address: a relay may refuse to talk to itself.
+  const bool loopback = server.is_v4() && server.v4_host() >> 24 == 127;
+  if (loopback && relayed == Family::kIpv4)
+    return IpAddress::parse(server == *IpAddress::parse("127.0.0.2") ? "127.0.0.1" : "127.0.0.2");
+  if (server.family == relayed)
+    if (const auto ip = source_address(server)) return ip;
+  // Across families there is no route to ask; a server on this machine has both loopbacks.
+  return IpAddress::parse(relayed == Family::kIpv6 ? "::1" : "127.0.0.1");
+}
+
+class SocketNetwork final : public Network {
+ public:
+  std::unique_ptr<Driver> make_driver(bool coalesce, std::string& /*error*/) override {
+    return std::make_unique<SocketDriver>(coalesce);
+  }
+};
+
 }  // namespace
 
 Destination Destination::of(const TransportAddress& address) {
   Destination out;
+  out.address = address;
   if (address.ip.is_v6()) {
     auto* v6 = reinterpret_cast<sockaddr_in6*>(&out.storage);
     v6->sin6_family = AF_INET6;
@@ -306,30 +342,9 @@ Destination Destination::of(const TransportAddress& address) {
   return out;
 }
 
-std::unique_ptr<Driver> make_driver(const std::string& name, bool coalesce, std::string& error) {
-  if (name == "sockets") return std::make_unique<SocketDriver>(coalesce);
-  if (name == "dpdk") {
-    error = "the driver 'dpdk' is not built into this culvert-load yet; use --driver sockets";
-  } else {
-    error = "there is no driver '" + name + "'; this culvert-load has: sockets";
-  }
-  return nullptr;
-}
-
-std::optional<IpAddress> source_address(const TransportAddress& remote) {
-  const int family = remote.ip.is_v6() ? AF_INET6 : AF_INET;
-  const int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return std::nullopt;
-  const auto to = Destination::of(remote);
-  sockaddr_storage at{};
-  socklen_t size = sizeof at;
-  const bool ok = connect(fd, reinterpret_cast<const sockaddr*>(&to.storage), to.size) == 0 &&
-                  getsockname(fd, reinterpret_cast<sockaddr*>(&at), &size) == 0;
-  ::close(fd);
-  if (!ok) return std::nullopt;
-  if (at.ss_family == AF_INET6)
-    return IpAddress::v6_bytes(&reinterpret_cast<const sockaddr_in6*>(&at)->sin6_addr);
-  return IpAddress::v4_bytes(&reinterpret_cast<const sockaddr_in*>(&at)->sin_addr);
+std::unique_ptr<Network> make_network(const Options& options, std::string& error) {
+  if (options.driver == "dpdk") return make_port_network(options, error);
+  return std::make_unique<SocketNetwork>();
 }
 
 }  // namespace culvert::load

@@ -62,6 +62,10 @@ void Tally::merge(const Tally& other) {
     for (auto& kind : error_kinds)
       if (kind.first == name) kind.second += count - 1;
   }
+  for (auto field : {&FloodTally::due, &FloodTally::sent, &FloodTally::request_bytes,
+                     &FloodTally::responses, &FloodTally::response_bytes})
+    flood.*field += other.flood.*field;
+  port.insert(port.end(), other.port.begin(), other.port.end());
   errors += other.errors - other.error_kinds.size();
   for (auto field : {&Tally::scheduled, &Tally::corrupt, &Tally::strange, &Tally::send_refused,
                      &Tally::receive_drops, &Tally::tx_ns, &Tally::rx_ns, &Tally::tx_datagrams,

@@ -38,6 +38,15 @@ struct SecondTally {
   void merge(const SecondTally& other);
 };
 
+// A flood beside the measured traffic, over the whole trial; IP and UDP headers included.
+struct FloodTally {
+  uint64_t due = 0;
+  uint64_t sent = 0;
+  uint64_t request_bytes = 0;
+  uint64_t responses = 0;
+  uint64_t response_bytes = 0;
+};
+
 struct Tally {
   Trial trial;
   std::array<FlowTally, 2> flows;
@@ -58,6 +67,9 @@ struct Tally {
   uint64_t request_bytes = 0;  // hostile mode, IP and UDP headers included
   uint64_t response_bytes = 0;
   uint64_t responses = 0;
+  FloodTally flood;
+  // What the driver's port counted since it was opened, by name; empty with sockets.
+  std::vector<std::pair<std::string, uint64_t>> port;
 
   // Each ignores what was due outside the window.
   void count_sent(size_t direction, uint64_t due, uint64_t count = 1);

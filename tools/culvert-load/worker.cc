@@ -19,17 +19,18 @@ constexpr int kReceivesPerTurn = 16;        // before sending goes on, if they k
 
 }  // namespace
 
-DriverWorker::DriverWorker(const Options& options, uint32_t thread)
-    : o_(options), thread_(thread), random_(options.seed + thread) {}
+DriverWorker::DriverWorker(const Options& options, Network& network, uint32_t thread)
+    : o_(options), thread_(thread), random_(options.seed + thread), network_(network) {}
 
 std::string DriverWorker::open_driver(bool coalesce) {
   std::string error;
-  driver_ = make_driver(o_.driver, coalesce, error);
+  driver_ = network_.make_driver(coalesce, error);
+  if (driver_ && o_.flood) flood_ = std::make_unique<Flood>(o_, random_());
   return error;
 }
 
 std::optional<TransportAddress> DriverWorker::local_address(std::string& error) const {
-  const auto local = ClientPool::local_address(o_, thread_);
+  const auto local = ClientPool::local_address(o_, *driver_, thread_);
   if (!local) error = "there is no route to " + o_.server.to_string();
   return local;
 }
@@ -58,8 +59,13 @@ size_t DriverWorker::receive_burst(uint64_t& now, uint64_t wait_ns) {
   const auto items = driver_->receive(wait_ns);
   now = monotonic_ns();
   if (items.empty()) return 0;
-  for (const auto& item : items)
+  for (const auto& item : items) {
+    if (item.at == kForged && flood_) [[unlikely]] {
+      flood_->answered(item, tally.flood);
+      continue;
+    }
     on_item(item, now);
+  }
   live.received.store(received_, std::memory_order_relaxed);
   tally.rx_ns += cost_clock() - before;
   return items.size();
@@ -68,7 +74,8 @@ size_t DriverWorker::receive_burst(uint64_t& now, uint64_t wait_ns) {
 // How long one receive may wait when nothing was sent in this turn.
 uint64_t DriverWorker::wait_at(uint64_t now) const {
   if (!o_.sleep || !schedule_.paced()) return wait_ns_;
-  const uint64_t next = std::min(schedule_.due(next_event_), trial_.measure_to);
+  uint64_t next = std::min(schedule_.due(next_event_), trial_.measure_to);
+  if (flood_) next = std::min(next, flood_->next_due());
   return std::min(next > now ? next - now : 0, kLongestSleepNs);
 }
 
@@ -87,7 +94,8 @@ void DriverWorker::pump() {
   uint64_t now = monotonic_ns();
   while (now < trial_.measure_to && !interrupted()) {
     const uint64_t began = now;
-    const size_t sent = send_due(now);
+    size_t sent = send_due(now);
+    if (flood_) sent += flood_->send_due(now, *driver_, tally.flood);
     if (sent != 0) {
       now = monotonic_ns();
       live.sent.store(sent_, std::memory_order_relaxed);
@@ -118,6 +126,7 @@ void DriverWorker::traffic(const Trial& trial) {
   tally.trial = trial_ = trial;
   schedule_ = Schedule(trial, o_.threads, o_.run_length, o_.tick_us * 1000);
   next_event_ = 0;
+  if (flood_) flood_->begin(trial);
   const uint64_t drops = driver_->receive_drops();
   const uint64_t refused = driver_->counters().send_refused;
   if (o_.sleep) prctl(PR_SET_TIMERSLACK, kTimerSlackNs);
@@ -127,6 +136,8 @@ void DriverWorker::traffic(const Trial& trial) {
   drain(monotonic_ns());
   tally.scheduled = schedule_.in_window();
   tally.send_refused = driver_->counters().send_refused - refused;
+  tally.port = driver_->details();
+  if (flood_) tally.flood.due = flood_->due_by(trial.measure_to);
   // Sockets closed meanwhile took their counts with them.
   const uint64_t dropped = driver_->receive_drops();
   tally.receive_drops = dropped > drops ? dropped - drops : 0;

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "tools/culvert-load/driver.h"
+#include "tools/culvert-load/flood.h"
 #include "tools/culvert-load/options.h"
 #include "tools/culvert-load/tally.h"
 
@@ -39,7 +40,7 @@ class Worker {
 
 class DriverWorker : public Worker {
  public:
-  DriverWorker(const Options& options, uint32_t thread);
+  DriverWorker(const Options& options, Network& network, uint32_t thread);
   void traffic(const Trial& trial) final;
   void finish() override {}
 
@@ -79,6 +80,8 @@ class DriverWorker : public Worker {
   uint64_t received_ = 0;  // likewise; the modes count it
 
  private:
+  Network& network_;
+
   [[nodiscard]] uint64_t cost_clock() const;
   void pump();
   size_t receive_burst(uint64_t& now, uint64_t wait_ns);
@@ -87,13 +90,19 @@ class DriverWorker : public Worker {
   void drain(uint64_t now);
 
   Schedule schedule_;
+  std::unique_ptr<Flood> flood_;  // where --flood asks for one
   uint64_t next_event_ = 0;
 };
 
-[[nodiscard]] std::unique_ptr<Worker> make_relay_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_churn_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_idle_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_binding_worker(const Options& options, uint32_t thread);
-[[nodiscard]] std::unique_ptr<Worker> make_hostile_worker(const Options& options, uint32_t thread);
+[[nodiscard]] std::unique_ptr<Worker> make_relay_worker(const Options& options, Network& network,
+                                                        uint32_t thread);
+[[nodiscard]] std::unique_ptr<Worker> make_churn_worker(const Options& options, Network& network,
+                                                        uint32_t thread);
+[[nodiscard]] std::unique_ptr<Worker> make_idle_worker(const Options& options, Network& network,
+                                                       uint32_t thread);
+[[nodiscard]] std::unique_ptr<Worker> make_binding_worker(const Options& options, Network& network,
+                                                          uint32_t thread);
+[[nodiscard]] std::unique_ptr<Worker> make_hostile_worker(const Options& options, Network& network,
+                                                          uint32_t thread);
 
 }  // namespace culvert::load

@@ -22,6 +22,9 @@ Packet: {"at_us", "from", "to", "ttl", "tos", "df", "checksum", "vlan", "options
 Payload: "text"; {"hex": "..."}; {"repeat": n, "byte": b}; {"channel": "0x4000", "data": payload,
         "length": override, "pad": n}; {"stun": "allocate-request", "id": "hex" or "relay",
         "cookie": override, "attributes": [[name, value...]...]}; a list is concatenated.
+"times": n repeats a packet. What a DPDK port does otherwise stands under "dpdk": "out", "outcomes"
+and "frames" replace the case's; hosts in "unknown" have no link address at the start, and with
+"networks" the port's addresses have /24 and /64 around them.
 Allocations, permissions and channels of a case are installed before the first packet.
 """
 import ipaddress
@@ -344,7 +347,7 @@ def capture(packets, sent_by_relay):
     out = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65601, 1)  # nanoseconds, Ethernet
     for packet in packets:
         at = FIRST_US + packet.get("at_us", 0)
-        for frame in maker.frames(packet):
+        for frame in (f for _ in range(packet.get("times", 1)) for f in maker.frames(packet)):
             out += struct.pack("<IIII", at // 1_000_000, at % 1_000_000 * 1000, len(frame),
                                len(frame))
             out += frame
@@ -359,8 +362,10 @@ def main():
     stale = []
     for folder in folders:
         case = json.loads((folder / "case.json").read_text())
-        for name, packets, ours in (("in.pcap", case["in"], False),
-                                    ("out.pcap", case["out"], True)):
+        captures = [("in.pcap", case["in"], False), ("out.pcap", case["out"], True)]
+        if "out" in case.get("dpdk", {}):
+            captures.append(("out.dpdk.pcap", case["dpdk"]["out"], True))
+        for name, packets, ours in captures:
             try:
                 bytes_ = capture(packets, ours)
             except Exception as error:

@@ -55,6 +55,7 @@ ONLY_IN = {
     # The flow table is measured against DPDK's own, steering tested against its hash.
     r"rte_": ["dataplane/io/", "bench/micro/table_bench.cc", "tests/unit/dpdk_driver_test.cc",
               "tests/unit/steer_dpdk_test.cc"],
+    r"(bpf|xdp)/": ["dataplane/io/", "tests/"],
     r"pcap(/|\.h)": ["dataplane/io/", "tests/", "tools/"],
     r"sqlite3\.h": ["config/", "control/", "tests/"],
     r"(nlohmann|spdlog|fmt|boost|CLI|toml\+\+|systemd)/":

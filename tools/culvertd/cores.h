@@ -44,6 +44,8 @@ class FastCores {
   }
   // What an operator should know of what was opened.
   virtual void describe(Logger& log) const { static_cast<void>(log); }
+  // What was counted beside the cores' own counters; once they have stopped.
+  virtual void report(Logger& log) const { static_cast<void>(log); }
 };
 
 // Opens what config.driver needs. Throws with one sentence that names the trouble and the fix.

@@ -111,6 +111,7 @@ int Daemon::run() {
   log_start();
   const int status = service_.run();
   cores_->stop();
+  cores_->report(log_);
   return status;
 }
 

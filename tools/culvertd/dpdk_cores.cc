@@ -4,13 +4,18 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "config/dpdk.h"
+#include "config/interfaces.h"
 #include "control/logging.h"
 #include "dataplane/io/dpdk/dpdk_driver.h"
 #include "dataplane/io/dpdk/eal.h"
+#include "dataplane/io/dpdk/xdp_program.h"
 #include "tools/culvertd/worker_threads.h"
 
 namespace culvert {
@@ -36,9 +41,25 @@ void pin_to(uint32_t cpu) {
   (void)pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
 }
 
-[[nodiscard]] PortsOptions ports_options(const RingEngine& engine, crypto::Random& random) {
+[[nodiscard]] PortKernelChoice kernel_choice(KernelMode mode) {
+  switch (mode) {
+    case KernelMode::kAuto:
+      return PortKernelChoice::kAuto;
+    case KernelMode::kBeside:
+      return PortKernelChoice::kInterface;
+    case KernelMode::kTap:
+      return PortKernelChoice::kTap;
+    case KernelMode::kNone:
+      break;
+  }
+  return PortKernelChoice::kNobody;
+}
+
+[[nodiscard]] PortsOptions ports_options(const RingEngine& engine, const DpdkConfig& config,
+                                         crypto::Random& random) {
   PortsOptions options;
   options.cores = engine.cores();
+  options.kernel = kernel_choice(config.kernel);
   const Snapshot& snapshot = engine.snapshot();
   options.rss_key = snapshot.steering.key;
   for (const LocalAddress& address : snapshot.addresses)
@@ -58,19 +79,38 @@ void pin_to(uint32_t cpu) {
   return options;
 }
 
+// Beside the kernel, addresses are its own too, on whichever interface: it answers for them.
+void expect_kernel_addresses(const DpdkConfig& config, const std::vector<Port>& ports) {
+  const std::vector<IpAddress> known = read_machine_addresses().addresses;
+  for (const PortAddressConfig& a : config.port_addresses) {
+    if (a.port >= ports.size() || ports[a.port].kernel != PortKernel::kInterface) continue;
+    if (std::find(known.begin(), known.end(), a.ip) != known.end()) continue;
+    const std::string name = interface_name(ports[a.port].if_index);
+    throw std::runtime_error("the kernel, which shall answer for " + a.ip.to_string() +
+                             " (dpdk.kernel), does not have it: ip address add " +
+                             a.ip.to_string() + "/" + std::to_string(a.prefix_bits) + " dev " +
+                             name + ", and ip link set " + name + " up");
+  }
+}
+
 class DpdkCores final : public FastCores {
  public:
   DpdkCores(RingEngine& engine, const Config& config, const DerivedLimits& derived,
             crypto::Random& random)
       : cpus_(own_cpus()),
         eal_(eal_arguments(config.dpdk, cpus_)),
-        ports_(ports_options(engine, random)),
+        ports_(ports_options(engine, config.dpdk, random)),
         neighbours_(random.u64()),
         options_(driver_options(config.dpdk)),
         threads_(engine, core_limits(config, derived)) {
     for (const NeighbourConfig& n : config.dpdk.neighbours)
       if (!neighbours_.learn(n.ip, {n.mac, n.port}, 0, NeighbourTable::Origin::kConfigured))
         throw std::runtime_error("dpdk.neighbours: there is no room for " + n.ip.to_string());
+    expect_kernel_addresses(config.dpdk, ports_.ports());
+    for (const Port& port : ports_.ports())
+      if (port.kernel == PortKernel::kInterface && port.driver == "net_af_xdp")
+        beside_kernel_.push_back({interface_name(port.if_index),
+                                  std::make_unique<XdpProgram>(engine.snapshot(), port.if_index)});
     // Before threads start, so that an address without a port ends the start and not a core.
     CoreStats unused;
     const DpdkDriver probe(engine.snapshot(), 0, ports_, neighbours_, options_, unused);
@@ -110,12 +150,29 @@ class DpdkCores final : public FastCores {
                         {"port_rules_count", port.rules.count()}});
   }
 
+  void report(Logger& log) const override {
+    for (const BesideKernel& beside : beside_kernel_) {
+      const XdpProgram::Counts counts = beside.program->counts();
+      log.info("XDP program", {{"interface", beside.interface},
+#define X(name, to_us, text) {#name, counts[RELAY_XDP_##name]},
+                               RELAY_XDP_VERDICTS(X)
+#undef X
+                              });
+    }
+  }
+
  private:
+  struct BesideKernel {
+    std::string interface;
+    std::unique_ptr<XdpProgram> program;
+  };
+
   std::vector<uint32_t> cpus_;
   Eal eal_;
   DpdkPorts ports_;
   NeighbourTable neighbours_;
   DpdkOptions options_;
+  std::vector<BesideKernel> beside_kernel_;  // gone before the ports close
   WorkerThreads<DpdkDriver> threads_;
 };
 

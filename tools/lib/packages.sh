@@ -8,12 +8,14 @@ BUILD_PACKAGES=(
   liburing-dev libssl-dev libjemalloc-dev libsqlite3-dev libtomlplusplus-dev libcli11-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libboost-dev libsystemd-dev libcap-dev libpcap-dev
   libutf8proc-dev libdpdk-dev
+  clang libbpf-dev libxdp-dev
 )
 
 # What tools/test needs beyond that.
 TEST_PACKAGES=(
-  clang llvm clang-tidy clang-format libgtest-dev libbenchmark-dev
+  llvm clang-tidy clang-format libgtest-dev libbenchmark-dev
   git python3 iproute2 iputils-ping nftables procps valgrind dpdk-dev
+  curl openssh-server openssh-client
 )
 
 # Foreign clients and servers that the interoperability tests talk to.

@@ -34,7 +34,7 @@ uint32_t DpdkDriver::rx_burst(std::span<RxDatagram> rx) {
     PortOfCore& port = *ports_[next_port_];
     next_port_ = next_port_ + 1 == ports_.size() ? 0 : next_port_ + 1;
     if (!port.receives) continue;
-    const uint16_t frames = rte_eth_rx_burst(port.id, port.rx_queue, frames_.data(), want);
+    const uint16_t frames = rte_eth_rx_burst(port.rx.id, port.rx.queue, frames_.data(), want);
     if (frames == 0) continue;
     idle_polls_ = 0;
     sleep_us_ /= 2;
@@ -171,6 +171,12 @@ bool DpdkDriver::for_path(frame::Kind kind, const frame::Parsed& parsed, bool go
 // ARP, neighbour discovery, echo.
 void DpdkDriver::react(PortOfCore& port, const rte_mbuf* mbuf) {
   const auto* bytes = rte_pktmbuf_mtod(mbuf, const uint8_t*);
+  const auto not_for_us = [&] {
+    count(load_be16(bytes + 12) == frame::kEtherIpv4 || load_be16(bytes + 12) == frame::kEtherIpv6
+              ? FrameCounter::k_other_protocol
+              : FrameCounter::k_not_ip);
+  };
+  if (port.shared.kernel != PortKernel::kNobody) return not_for_us();
   const std::span<const uint8_t> frame{bytes, mbuf->data_len};
   rte_mbuf* answer = rte_pktmbuf_alloc(port.pool);
   if (answer == nullptr) return count(FrameCounter::k_no_buffer);
@@ -178,9 +184,7 @@ void DpdkDriver::react(PortOfCore& port, const rte_mbuf* mbuf) {
   const host::Reaction reaction = host::react(frame, port.host, room);
   using Kind = host::Reaction::Kind;
   if (reaction.kind == Kind::kNone) {
-    count(load_be16(bytes + 12) == frame::kEtherIpv4 || load_be16(bytes + 12) == frame::kEtherIpv6
-              ? FrameCounter::k_other_protocol
-              : FrameCounter::k_not_ip);
+    not_for_us();
   } else if (host_budget()) {
     count(reaction.count);
     if (reaction.learned)

@@ -37,19 +37,19 @@ class QueueGuard {
 struct DpdkDriver::PortOfCore {
   PortOfCore(Port& p, uint8_t place, CoreId core)
       : shared(p),
-        id(p.id),
         position(place),
-        rx_queue(core),
-        tx_queue(static_cast<uint16_t>(core % p.tx_queues)),
+        rx(p.queue(static_cast<uint16_t>(core % p.rx_queues))),
+        tx(p.queue(static_cast<uint16_t>(core % p.tx_queues))),
+        tx_lock(p.shared_tx ? &p.locks[core % p.tx_queues] : nullptr),
         receives(core < p.rx_queues),
         pool(p.pools[core]),
         frame_limit(p.mtu + frame::kEthernetHeader) {}
 
   Port& shared;
-  uint16_t id;
   uint8_t position;  // among the ports
-  uint16_t rx_queue;
-  uint16_t tx_queue;
+  PortQueue rx;
+  PortQueue tx;
+  QueueLock* tx_lock;  // nullptr: the queue is this core's alone
   bool receives;
   rte_mempool* pool;
   size_t frame_limit;

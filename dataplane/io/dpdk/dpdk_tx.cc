@@ -67,6 +67,7 @@ DpdkDriver::NextHop DpdkDriver::next_hop(const Routes::Route& route) {
 void DpdkDriver::ask(const PortAddress& by, const IpAddress& target) {
   if (by.port >= ports_.size()) return;
   PortOfCore& port = *ports_[by.port];
+  if (port.shared.kernel != PortKernel::kNobody) return;  // asking is the kernel's
   rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
   if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
   const std::span<uint8_t> room{rte_pktmbuf_mtod(mbuf, uint8_t*), rte_pktmbuf_tailroom(mbuf)};
@@ -154,11 +155,10 @@ bool DpdkDriver::queue(PortOfCore& port, rte_mbuf* mbuf) {
 
 // What the port does not take is freed and counted: a core never waits for one.
 uint32_t DpdkDriver::flush(PortOfCore& port) {
-  QueueLock* lock = port.shared.shared_tx ? &port.shared.locks[port.tx_queue] : nullptr;
   uint16_t sent = 0;
   {
-    const QueueGuard guard(lock);
-    sent = rte_eth_tx_burst(port.id, port.tx_queue, port.out.data(), port.queued);
+    const QueueGuard guard(port.tx_lock);
+    sent = rte_eth_tx_burst(port.tx.id, port.tx.queue, port.out.data(), port.queued);
   }
   const uint32_t left = static_cast<uint32_t>(port.queued) - sent;
   port.queued = 0;

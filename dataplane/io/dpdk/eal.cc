@@ -9,9 +9,12 @@
 #include <cerrno>
 #include <stdexcept>
 
+#include "dataplane/io/dpdk/xdp_program.h"
+
 namespace culvert {
 
 Eal::Eal(const std::vector<std::string>& arguments) {
+  prepare_xdp_libraries();
   // EAL keeps pointers into the list and reorders it.
   std::vector<std::string> words{"culvertd"};
   words.insert(words.end(), arguments.begin(), arguments.end());

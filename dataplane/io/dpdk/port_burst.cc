@@ -41,7 +41,8 @@ void PortBurst::release_received() {
 
 std::span<const PortBurst::Frame> PortBurst::receive(uint16_t queue) {
   if (received_ != 0) release_received();
-  const uint16_t got = rte_eth_rx_burst(port_.id, queue, mbufs_.data(), kMaxBurst);
+  const PortQueue at = port_.queue(queue);
+  const uint16_t got = rte_eth_rx_burst(at.id, at.queue, mbufs_.data(), kMaxBurst);
   for (uint16_t i = 0; i < got; ++i) {
     rte_mbuf* mbuf = mbufs_[i];
     // Longer than one buffer and too long to be put into one: no frame that we could read.
@@ -89,7 +90,8 @@ void PortBurst::stage(uint16_t queue, rte_mbuf* mbuf) {
 
 void PortBurst::send(uint16_t queue) {
   Queue& out = out_[queue];
-  const uint16_t sent = rte_eth_tx_burst(port_.id, queue, out.frames.data(), out.count);
+  const PortQueue at = port_.queue(queue);
+  const uint16_t sent = rte_eth_tx_burst(at.id, at.queue, out.frames.data(), out.count);
   if (sent < out.count) [[unlikely]] {
     refused_ += static_cast<uint64_t>(out.count - sent);
     rte_pktmbuf_free_bulk(&out.frames[sent], static_cast<unsigned>(out.count - sent));

@@ -5,6 +5,8 @@
 // A port with fewer queues than there are cores serves them all the same: core n receives on queue
 // n if there is one (the others get their datagrams handed over) and sends on queue n modulo their
 // number, under a lock where cores share one.
+//
+// net_af_xdp ports of one interface, one for each of its queues, are one port with several queues.
 #pragma once
 
 #include <array>
@@ -29,6 +31,16 @@ namespace culvert {
 // Frames of one port are gathered in an array of one burst each, on every core.
 inline constexpr size_t kMaxPorts = 8;
 
+// Who does for a port what a host does besides UDP (DESIGN 8).
+enum class PortKernel : uint8_t {
+  kNobody,     // a bare port: the driver answers ARP, neighbour discovery and echo itself
+  kInterface,  // the kernel, on the interface that the port stands on (Port::if_index)
+  kTap,        // the kernel, on a TAP of ours that carries what is not for the relay
+};
+
+// Which of them a port gets: with kAuto the kernel's interface where there is one, else a TAP.
+enum class PortKernelChoice : uint8_t { kNobody, kAuto, kInterface, kTap };
+
 struct PortsOptions {
   CoreId cores = 1;
   std::array<uint8_t, 40> rss_key{};
@@ -36,6 +48,7 @@ struct PortsOptions {
   std::vector<IpAddress> relays;
   uint16_t relay_port_low = 49152;
   uint16_t relay_port_high = 65535;
+  PortKernelChoice kernel = PortKernelChoice::kNobody;
   uint16_t descriptors = 1024;  // of each queue, as near as the port can (architecture.md 5.5)
   // For a port that keeps frames of its own (net_pcap's infinite_rx).
   uint32_t extra_buffers = 0;
@@ -51,11 +64,10 @@ struct alignas(64) QueueLock {
   std::atomic<bool> held{false};
 };
 
-// Who does for a port what a host does besides UDP (DESIGN 8).
-enum class PortKernel : uint8_t {
-  kNobody,     // a bare port: the driver answers ARP, neighbour discovery and echo itself
-  kInterface,  // the kernel, on the interface that the port stands on (Port::if_index)
-  kTap,        // the kernel, on a TAP of ours that carries what is not for the relay
+// Of an ethdev.
+struct PortQueue {
+  uint16_t id = 0;  // the ethdev's
+  uint16_t queue = 0;
 };
 
 // Fragments carry no ports, so those of one datagram may come in by any queues, whatever steers:
@@ -68,7 +80,8 @@ struct SharedFragments {
 };
 
 struct Port {
-  uint16_t id = 0;  // ethdev's
+  uint16_t id = 0;                // ethdev's; the first one's
+  std::vector<uint16_t> ethdevs;  // one, or one for each queue
   std::string name;
   std::string driver;
   frame::MacAddress mac{};
@@ -85,6 +98,10 @@ struct Port {
   PortKernel kernel = PortKernel::kNobody;
   std::vector<rte_mempool*> pools;  // by core
   std::unique_ptr<QueueLock[]> locks;
+
+  [[nodiscard]] PortQueue queue(uint16_t n) const {
+    return ethdevs.size() > 1 ? PortQueue{ethdevs[n], 0} : PortQueue{id, n};
+  }
 };
 
 class DpdkPorts {
@@ -104,6 +121,7 @@ class DpdkPorts {
   [[nodiscard]] uint32_t read_stats(std::span<PortStats> to) const;
 
  private:
+  void gather_ethdevs();
   void configure(Port& port);
   void make_pools(Port& port);
   void set_up_queues(Port& port, uint64_t rx_offloads, uint64_t tx_offloads);

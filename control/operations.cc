@@ -8,8 +8,11 @@
 #include <optional>
 #include <utility>
 
+#include "control/trace.h"
 #include "crypto/credentials.h"
 #include "dataplane/api/stats_names.h"
+#include "dataplane/steer/client.h"
+#include "dataplane/steer/owner.h"
 
 namespace culvert {
 
@@ -372,6 +375,27 @@ void add_allocation(const OperationsContext& c, const ExplainReport& r, const Ex
   });
 }
 
+// Which core such a datagram belongs to: a relayed port's owner, or the client's by the ports'
+// hash. Null: the kernel's sockets spread clients as they like.
+void add_steering(const OperationsContext& c, const ExplainQuery& q, json& out) {
+  const Snapshot& snapshot = c.engine.snapshot();
+  out["steered_to_core"] = nullptr;
+  const bool to_listener =
+      std::any_of(snapshot.listeners.begin(), snapshot.listeners.end(), [&](const Listener& l) {
+        return snapshot.addresses[l.address].bound == q.to.ip && l.port == q.to.port;
+      });
+  if (!to_listener) {
+    out["steered_to_core"] = owner(q.to.port, snapshot.cores);
+    out["steered_by"] = "relayed port";
+  } else if (snapshot.steering.by_hash) {
+    out["steered_to_core"] = client_owner(snapshot.steering.key, q.from, q.to, snapshot.cores);
+    out["steered_by"] = "hash of addresses and ports";
+  } else if (snapshot.cores == 1) {
+    out["steered_to_core"] = 0;
+    out["steered_by"] = "there is one core";
+  }
+}
+
 void method_explain(const Context& c, const json& params, const RpcAnswer& answer) {
   const ExplainText parsed = parse_explain(params["datagram"].get_ref<const std::string&>());
   if (!parsed.error.empty()) return answer.error(RpcError::kInvalidParams, parsed.error);
@@ -380,6 +404,7 @@ void method_explain(const Context& c, const json& params, const RpcAnswer& answe
     if (!report) return answer.error(RpcError::kTimeout, "the core did not answer in time");
     json out = describe_report(*c, *report);
     add_allocation(*c, *report, query, out);
+    add_steering(*c, query, out);
     answer.result(out);
   });
   if (!asked)
@@ -564,6 +589,24 @@ ExplainText parse_explain(std::string_view text) {
   return out;
 }
 
+namespace {
+
+[[nodiscard]] json trace_params() {
+  const json string = {{"type", "string"}};
+  const auto integer = [](uint64_t low, uint64_t high) {
+    return json{{"type", "integer"}, {"minimum", low}, {"maximum", high}};
+  };
+  return {{"count", integer(1, kMaxTraceDatagrams)},
+          {"seconds", integer(1, kMaxTraceSeconds)},
+          {"client", string},
+          {"peer", string},
+          {"relay_port", integer(1, 65535)},
+          {"outcome", string},
+          {"bytes", {{"type", "string"}, {"enum", {"none", "headers", "payload"}}}}};
+}
+
+}  // namespace
+
 std::vector<RpcMethod> operator_methods(OperationsContext context) {
   const Context c = std::make_shared<const OperationsContext>(std::move(context));
   const auto bind = [&c](auto method) {
@@ -587,6 +630,8 @@ std::vector<RpcMethod> operator_methods(OperationsContext context) {
       {"algorithm", {{"type", "string"}, {"enum", {"sha1", "sha256"}}}}};
   const json password = {{"type", "string"}, {"maxLength", kMaxPasswordBytes}};
   const json none = json::object();
+  const json trace = trace_params();
+  const auto session = std::make_shared<TraceSession>(c->engine);
   using Verb = AccountRequest::Verb;
   return {
       {"status", "what the relay is doing", none, {}, bind(method_status)},
@@ -634,6 +679,21 @@ std::vector<RpcMethod> operator_methods(OperationsContext context) {
        json::object({{"user", name}, {"realm", string}}),
        {"user"},
        bind(account_method(Verb::kRemove))},
+      {"trace.start",
+       "shows the next `count` datagrams that match, in `seconds` at most; one trace at a time",
+       trace,
+       {},
+       [c, session](const json& p, const RpcAnswer& a) { session->start(p, c->now().ms, a); }},
+      {"trace.read",
+       "what a trace has seen since the last read",
+       json::object({{"session", {{"type", "integer"}, {"minimum", 1}, {"maximum", UINT32_MAX}}}}),
+       {"session"},
+       [c, session](const json& p, const RpcAnswer& a) { session->read(p, c->now().ms, a); }},
+      {"trace.stop",
+       "ends a trace",
+       json::object({{"session", {{"type", "integer"}, {"minimum", 1}, {"maximum", UINT32_MAX}}}}),
+       {"session"},
+       [session](const json& p, const RpcAnswer& a) { session->stop(p, a); }},
       {"config", "the effective configuration, secrets masked", none, {}, bind(method_config)},
       {"limits", "the limits derived from the configuration", none, {}, bind(method_limits)},
   };

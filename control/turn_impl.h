@@ -121,6 +121,7 @@ class TurnServer::Impl {
   [[nodiscard]] std::optional<AllocationInfo> find(AllocationId id) const;
   bool query(AllocationId id, ReportAnswer answer);
   bool explain(const ExplainQuery& query, ExplainAnswer answer);
+  [[nodiscard]] CoreId steered_core(const ExplainQuery& query) const;
   [[nodiscard]] std::optional<Minted> mint(std::string_view realm, std::string_view user,
                                            uint32_t lifetime_seconds, ControlTime now) const;
   [[nodiscard]] TurnStats stats() const;

@@ -9,6 +9,7 @@
 #include "crypto/credentials.h"
 #include "crypto/random.h"
 #include "dataplane/base/assert.h"
+#include "dataplane/steer/client.h"
 #include "dataplane/steer/owner.h"
 
 namespace culvert {
@@ -511,6 +512,12 @@ bool TurnServer::Impl::query(AllocationId id, ReportAnswer answer) {
   return true;
 }
 
+// Where a client without an allocation arrives: known where ports spread by a hash that we have.
+CoreId TurnServer::Impl::steered_core(const ExplainQuery& query) const {
+  const ClientSteering& steering = engine_.snapshot().steering;
+  return steering.by_hash ? client_owner(steering.key, query.from, query.to, cores_) : CoreId{0};
+}
+
 bool TurnServer::Impl::explain(const ExplainQuery& query, ExplainAnswer answer) {
   if (questions_.size() >= kMaxPendingQuestions) return false;
   Explain command;
@@ -525,7 +532,7 @@ bool TurnServer::Impl::explain(const ExplainQuery& query, ExplainAnswer answer) 
     client.client = query.from;
     client.listener = command.listener;
     const uint32_t record = find_client(client);
-    core = record == kNoRecord ? CoreId{0} : core_of(record);
+    core = record == kNoRecord ? steered_core(query) : core_of(record);
   }
   for (size_t i = 0; i < ports_.size() && core == kMaxCores; ++i) {
     const LocalAddress& a = addresses_[i];

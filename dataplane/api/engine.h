@@ -37,6 +37,13 @@ class Engine {
   [[nodiscard]] virtual const RingSlot* front_event(CoreId core) = 0;
   virtual void pop_event(CoreId core) = 0;
 
+  // The oldest TraceRecord (api/trace.h) of that core, or nullptr; valid until pop_trace().
+  [[nodiscard]] virtual const RingSlot* front_trace(CoreId core) {
+    static_cast<void>(core);
+    return nullptr;
+  }
+  virtual void pop_trace(CoreId core) { static_cast<void>(core); }
+
   // Swaps the snapshot. The engine keeps the old one alive until every core has moved on.
   virtual void publish(std::unique_ptr<const Snapshot> snapshot) = 0;
   [[nodiscard]] virtual const Snapshot& snapshot() const = 0;

@@ -68,6 +68,7 @@ enum class CommandType : uint16_t {
   kJoinPolicer,
   kQueryAllocation,
   kExplain,
+  kTrace,  // api/trace.h
 };
 
 struct CommandHead {

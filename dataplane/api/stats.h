@@ -57,6 +57,7 @@ struct alignas(128) CoreStats {
   Counter commands_applied;
   Counter commands_failed;
   Counter applied_sequence;
+  Counter trace_lost;      // records of a packet trace: its ring was full
   Counter events_dropped;  // ring to control full (also counted in an outcome where a packet fell)
   // Snapshot::version this core works with: everything older is no longer touched by it (QSBR).
   // Released by the core, acquired by control before it frees.

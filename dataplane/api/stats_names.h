@@ -71,6 +71,8 @@ inline constexpr CoreCounterInfo kCoreCounters[] = {
      "Commands of control applied.", &CoreStats::commands_applied},
     {"commands_failed", "culvert_core_commands_failed_total", CounterKind::kCounter,
      "Commands of control that could not be applied.", &CoreStats::commands_failed},
+    {"trace_lost", "culvert_core_trace_lost_total", CounterKind::kCounter,
+     "Records of a packet trace lost because their reader was too slow.", &CoreStats::trace_lost},
     {"events_dropped", "culvert_core_events_dropped_total", CounterKind::kCounter,
      "Events lost because the ring to control was full.", &CoreStats::events_dropped},
 };

@@ -24,6 +24,7 @@ struct Waker {
 struct CoreMailbox {
   SpscRing commands;  // control -> core
   SpscRing events;    // core -> control
+  SpscRing trace;     // core -> control: TraceRecords
   Doorbell bell;      // this core's
   Waker waker;        // set before threads start
 };

@@ -5,6 +5,8 @@
 
 #include <system_error>
 
+#include "dataplane/api/trace.h"
+
 namespace culvert {
 
 namespace {
@@ -12,8 +14,9 @@ namespace {
 [[nodiscard]] size_t ring_arena_bytes(const RingEngine::Options& o) {
   const size_t pairs = size_t{o.cores} * (o.cores - 1u);
   const size_t slots =
-      size_t{o.cores} * (o.command_slots + size_t{o.event_slots}) + pairs * o.handoff_slots;
-  return slots * sizeof(RingSlot) + (2u * o.cores + pairs + 1) * kCacheLine;
+      size_t{o.cores} * (o.command_slots + size_t{o.event_slots} + kTraceRingSlots) +
+      pairs * o.handoff_slots;
+  return slots * sizeof(RingSlot) + (3u * o.cores + pairs + 1) * kCacheLine;
 }
 
 }  // namespace
@@ -39,6 +42,7 @@ RingEngine::RingEngine(const Options& options, std::unique_ptr<const Snapshot> f
   for (CoreId c = 0; c < options.cores; ++c) {
     mailboxes_[c].commands.reset(arena_.make<RingSlot>(options.command_slots));
     mailboxes_[c].events.reset(arena_.make<RingSlot>(options.event_slots));
+    mailboxes_[c].trace.reset(arena_.make<RingSlot>(kTraceRingSlots));
     board_.cores[c] = &mailboxes_[c];
     for (CoreId to = 0; to < options.cores; ++to) {
       if (to == c) continue;
@@ -86,6 +90,13 @@ const RingSlot* RingEngine::front_event(CoreId core) {
 }
 void RingEngine::pop_event(CoreId core) {
   mailboxes_[core].events.pop();
+}
+
+const RingSlot* RingEngine::front_trace(CoreId core) {
+  return mailboxes_[core].trace.front();
+}
+void RingEngine::pop_trace(CoreId core) {
+  mailboxes_[core].trace.pop();
 }
 
 void RingEngine::publish(std::unique_ptr<const Snapshot> snapshot) {

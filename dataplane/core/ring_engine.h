@@ -32,6 +32,8 @@ class RingEngine final : public Engine {
                               std::span<const uint8_t> payload_second) override;
   [[nodiscard]] const RingSlot* front_event(CoreId core) override;
   void pop_event(CoreId core) override;
+  [[nodiscard]] const RingSlot* front_trace(CoreId core) override;
+  void pop_trace(CoreId core) override;
   void publish(std::unique_ptr<const Snapshot> snapshot) override;
   [[nodiscard]] const Snapshot& snapshot() const override { return *live_; }
   [[nodiscard]] const CoreStats& stats(CoreId core) const override { return stats_.cores()[core]; }

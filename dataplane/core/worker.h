@@ -15,6 +15,7 @@
 #include "dataplane/base/cycles.h"
 #include "dataplane/core/explain.h"
 #include "dataplane/core/mailbox.h"
+#include "dataplane/core/tracer.h"
 #include "dataplane/io/driver.h"
 #include "dataplane/path/process.h"
 
@@ -33,7 +34,8 @@ class Worker {
         board_(board),
         mailbox_(*board.cores[id]),
         arena_(CoreState::arena_bytes(limits)),
-        core_(arena_, limits, seeds, id, stats, driver.now()) {
+        core_(arena_, limits, seeds, id, stats, driver.now()),
+        tracer_(mailbox_.trace, stats) {
     const Snapshot& snapshot = *board.snapshot.load(std::memory_order_acquire);
     for (uint16_t i = 0; i < snapshot.listeners.size(); ++i)
       core_.listener_egress[i] = driver.listener_egress(i);
@@ -53,10 +55,7 @@ class Worker {
 
     uint32_t done = apply_commands(snapshot, now);
     const uint32_t received = driver_.rx_burst(rx_);
-    if (received != 0) {
-      process(core_, snapshot, now, {rx_.data(), received}, tx_);
-      flush();
-    }
+    if (received != 0) run_path(snapshot, now, {rx_.data(), received});
     done += received + take_handoffs(snapshot, now);
     core_.flows.wheel.advance(now, [&](uint32_t index) { expire(index, now); });
     ring_bells();
@@ -114,6 +113,26 @@ class Worker {
     }
   }
 
+  // ---------------------------------------------------------------- the path
+
+  void run_path(const Snapshot& snapshot, Ticks now, std::span<const RxDatagram> in) {
+    if (tracer_.on()) [[unlikely]]
+      return trace_path(snapshot, now, in);
+    process(core_, snapshot, now, in, tx_);
+    flush();
+  }
+
+  // One by one, so that what happened can be told for each.
+  void trace_path(const Snapshot& snapshot, Ticks now, std::span<const RxDatagram> in) {
+    for (size_t i = 0; i < in.size(); ++i) {
+      const bool traced = tracer_.goes_on(now);
+      if (traced) tracer_.before();
+      process(core_, snapshot, now, in.subspan(i, 1), tx_);
+      if (traced) tracer_.after(snapshot, in[i], tx_);
+      flush();
+    }
+  }
+
   // ---------------------------------------------------------------- sending
 
   void flush() {
@@ -159,6 +178,8 @@ class Worker {
       ++applied;
     }
     if (applied == 0) return 0;
+    if (tracer_.on()) [[unlikely]]
+      tracer_.answered(snapshot, tx_);
     flush();  // before release(): the responses lie in the ring
     mailbox_.commands.release();
     core_.stats.commands_applied.add(applied);
@@ -198,6 +219,8 @@ class Worker {
       }
       case CommandType::kQueryAllocation:
         return on(view.as<QueryAllocation>(), now);
+      case CommandType::kTrace:
+        return tracer_.start(view.as<Trace>(), now);
       case CommandType::kExplain: {
         const auto question = view.as<Explain>();
         ExplainReport report = explain(core_, snapshot, question, now);
@@ -445,8 +468,7 @@ class Worker {
       // A driver that writes checksums itself wants to know the payloads' sums.
       const std::span<const RxDatagram> taken{rx_.data(), count};
       if constexpr (requires { driver_.handed_in(taken); }) driver_.handed_in(taken);
-      process(core_, snapshot, now, {rx_.data(), count}, tx_);
-      flush();
+      run_path(snapshot, now, taken);
       ring->release();
       total += count;
     }
@@ -487,6 +509,7 @@ class Worker {
   CoreMailbox& mailbox_;
   Arena arena_;
   CoreState core_;
+  Tracer tracer_;
   uint64_t turn_began_ = 0;
   bool was_busy_ = false;
   const uint64_t* heap_taken_ = nullptr;

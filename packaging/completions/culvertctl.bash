@@ -4,7 +4,7 @@ _culvertctl() {
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case $word in
       -*) ;;
-      *) if [[ " status allocations drops cores top health explain config limits schema drain reload close mint user " == *" $word "* ]]; then command=$word; break; fi ;;
+      *) if [[ " status allocations drops cores top health trace capture explain config limits schema drain reload close mint user " == *" $word "* ]]; then command=$word; break; fi ;;
     esac
   done
   case $prev in
@@ -12,15 +12,18 @@ _culvertctl() {
     --algorithm) COMPREPLY=($(compgen -W "sha1 sha256" -- "$cur")); return ;;
   esac
   case $command in
-    "") words="status allocations drops cores top health explain config limits schema drain reload close mint user --version" ;;
+    "") words="status allocations drops cores top health trace capture explain config limits schema drain reload close mint user --version" ;;
     allocations) words="--user --realm --client --relay --limit --no-counters" ;;
     drops) words="--all --per-core" ;;
     top) words="--once --interval" ;;
+    trace) words="--count --seconds --client --peer --relay --outcome" ;;
+    capture) words="--count --seconds --client --peer --relay --outcome --payload"
+      COMPREPLY=($(compgen -f -- "$cur")) ;;
     drain) words="--off" ;;
     close) words="--user --realm --client --relay --all" ;;
     mint) words="--user --realm --ttl --algorithm --secret --secret-stdin" ;;
     user) words="add list remove --realm --database --password-stdin" ;;
   esac
-  COMPREPLY=($(compgen -W "$words --socket --json --help" -- "$cur"))
+  COMPREPLY+=($(compgen -W "$words --socket --json --help" -- "$cur"))
 }
 complete -F _culvertctl culvertctl

@@ -7,6 +7,8 @@ complete -c culvertctl -n __fish_use_subcommand -a cores
 complete -c culvertctl -n __fish_use_subcommand -a explain
 complete -c culvertctl -n __fish_use_subcommand -a top
 complete -c culvertctl -n __fish_use_subcommand -a health
+complete -c culvertctl -n __fish_use_subcommand -a trace
+complete -c culvertctl -n __fish_use_subcommand -a capture
 complete -c culvertctl -n __fish_use_subcommand -a config
 complete -c culvertctl -n __fish_use_subcommand -a limits
 complete -c culvertctl -n __fish_use_subcommand -a schema
@@ -30,3 +32,11 @@ complete -c culvertctl -n '__fish_seen_subcommand_from user' -a 'add list remove
 complete -c culvertctl -n '__fish_seen_subcommand_from user' -l database -r -F
 complete -c culvertctl -n '__fish_seen_subcommand_from top' -l once
 complete -c culvertctl -n '__fish_seen_subcommand_from top' -l interval -x
+complete -c culvertctl -n '__fish_seen_subcommand_from trace capture' -l count -x
+complete -c culvertctl -n '__fish_seen_subcommand_from trace capture' -l seconds -x
+complete -c culvertctl -n '__fish_seen_subcommand_from trace capture' -l client -x
+complete -c culvertctl -n '__fish_seen_subcommand_from trace capture' -l peer -x
+complete -c culvertctl -n '__fish_seen_subcommand_from trace capture' -l relay -x
+complete -c culvertctl -n '__fish_seen_subcommand_from trace capture' -l outcome -x
+complete -c culvertctl -n '__fish_seen_subcommand_from capture' -l payload
+complete -c culvertctl -n '__fish_seen_subcommand_from capture' -F

@@ -160,6 +160,158 @@ class Top(operations_test.OperationsCase):
         wait_for(lambda: self.top(relay)["control_silent_ms"] < 2000, STALL_SECONDS, "alive again")
 
 
+def read_pcapng(data):
+    """(link type, [(inbound, packet bytes, original length, comment)]) of a little-endian file."""
+    at, link, packets = 0, None, []
+    while at < len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        body = data[at + 8:at + length - 4]
+        assert length % 4 == 0 and struct.unpack_from("<I", data, at + length - 4)[0] == length
+        if kind == 1:
+            link = struct.unpack_from("<H", body)[0]
+        elif kind == 6:
+            taken, original = struct.unpack_from("<II", body, 12)
+            packet, rest, options = body[20:20 + taken], 20 + (taken + 3) // 4 * 4, {}
+            while rest + 4 <= len(body):
+                code, size = struct.unpack_from("<HH", body, rest)
+                options[code] = body[rest + 4:rest + 4 + size]
+                rest += 4 + (size + 3) // 4 * 4
+            packets.append((options[2][0] == 1, packet, original, options[1].decode()))
+        at += length
+    return link, packets
+
+
+def checksum(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total > 0xffff:
+        total = (total & 0xffff) + (total >> 16)
+    return total
+
+
+class Traces(operations_test.OperationsCase):
+    @contextlib.contextmanager
+    def running(self, relay, *arguments):
+        """A trace or capture; what it printed, once it has ended."""
+        output = {}
+        with subprocess.Popen([str(CULVERTCTL), "--socket", str(relay.control_socket), *arguments],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            self.assertIn(b"watching", process.stderr.readline())
+            yield output
+            output["out"], output["err"] = process.communicate(timeout=20)
+            output["status"] = process.returncode
+
+    def test_each_datagram_is_shown_with_its_outcome_and_where_it_went(self):
+        relay = self.relay(options=["--cores", "2"])
+        client, peer = call = self.call(relay)
+        near, far = self.address(client), "127.0.0.2:%d" % peer.getsockname()[1]
+        listener, relayed = f"127.0.0.1:{relay.port}", "%s:%d" % client.relayed[0]
+        with self.running(relay, "trace", "--json", "--count", "3", "--client", near) as output:
+            self.check_alive(call, b"x" * 30)
+            client.sock.sendto(bytes([0x4F, 0xFF, 0, 0]), ("127.0.0.1", relay.port))
+        self.assertEqual((output["status"], output["err"]), (OK, b""))
+        records = [json.loads(line) for line in output["out"].splitlines()]
+        seen = [(r["kind"], r["from"], r["to"], r["length"], r.get("outcome")) for r in records]
+        self.assertEqual(seen, [
+            ("client", near, listener, 34, "relayed_channel_to_peer"),
+            ("sent", relayed, far, 30, None),
+            ("peer", far, relayed, 30, "relayed_peer_to_channel"),
+            ("sent", listener, near, 34, None),
+            ("client", near, listener, 4, "no_channel")])
+        self.assertEqual([r["number"] for r in records], [1, 1, 2, 2, 3])
+        self.assertEqual({r["bytes"] for r in records}, {""})
+
+    def test_filters_narrow_and_text_says_the_same(self):
+        relay = self.relay()
+        first, second = self.call(relay), self.call(relay)
+        filters = {
+            ("--outcome", "no_channel"): 1,
+            ("--peer", "127.0.0.2:%d" % second[1].getsockname()[1]): 2,
+            ("--relay", str(second[0].relayed[0][1])): 2,
+            ("--client", self.address(second[0]), "--outcome", "relayed_peer_to_channel"): 1,
+            ("--client", "192.0.2.77"): 0}
+        for arguments, expected in filters.items():
+            with self.subTest(filter=arguments):
+                with self.running(relay, "trace", "--seconds", "2", *arguments) as output:
+                    self.check_alive(first)
+                    self.check_alive(second)
+                    first[0].sock.sendto(bytes([0x4F, 0xFF, 0, 0]), ("127.0.0.1", relay.port))
+                lines = [x for x in output["out"].decode().splitlines() if "   sent " not in x]
+                self.assertEqual(len(lines), expected, output)
+                self.assertEqual(b"nothing that matches" in output["err"], expected == 0)
+                for line in lines:
+                    self.assertRegex(line, r"^[\d:.]+ core 0 #\d+ from (client|peer) \S+ -> \S+ "
+                                           r"\d+ bytes ttl \d+: [a-z_]+$")
+
+    def test_control_answers_are_shown_and_it_costs_no_one_a_datagram(self):
+        relay = self.relay()
+        with self.running(relay, "trace", "--json", "--count", "1000", "--seconds",
+                          "3") as output:
+            call = self.call(relay)
+            for _ in range(50):
+                self.check_alive(call)
+        records = [json.loads(line) for line in output["out"].splitlines()]
+        self.assertEqual(sum(r.get("outcome") == "relayed_channel_to_peer" for r in records), 50)
+        self.assertGreaterEqual(sum(r["number"] == 0 for r in records), 2)  # Allocate, ChannelBind
+        self.assertEqual(output["status"], OK)
+
+    def test_a_capture_has_headers_only_unless_it_is_asked_for_more(self):
+        relay = self.relay()
+        client, peer = call = self.call(relay)
+        secret = b"what users say" * 3
+        for more in ([], ["--payload"]):
+            file = self.folder() / "call.pcapng"
+            with self.running(relay, "capture", str(file), "--count", "2", *more) as output:
+                self.check_alive(call, secret)
+            self.assertEqual(output["status"], OK, output)
+            self.assertEqual(stat.S_IMODE(file.stat().st_mode), 0o600)
+            data = file.read_bytes()
+            self.assertEqual(secret in data, bool(more))
+            link, packets = read_pcapng(data)
+            self.assertEqual((link, [p[0] for p in packets]), (101, [True, False, True, False]))
+            comments = [p[3] for p in packets]
+            self.assertEqual(comments[0], "core 0 #1 relayed_channel_to_peer")
+            self.assertEqual(comments[2], "core 0 #2 relayed_peer_to_channel")
+            for _, packet, original, _ in packets:
+                self.assertEqual(packet[0], 0x45)
+                self.assertEqual(checksum(packet[:20]), 0xffff)
+                self.assertEqual(struct.unpack_from(">H", packet, 2)[0], original)
+            first = packets[0]
+            self.assertEqual(struct.unpack_from(">HHH", first[1], 20),
+                             (client.sock.getsockname()[1], relay.port, 8 + 4 + len(secret)))
+            self.assertEqual(first[1][28:32], struct.pack(">HH", CHANNEL, len(secret)))
+            self.assertEqual(len(first[1]), first[2] if more else 32)
+            self.assertEqual(packets[1][1][28:], secret if more else b"")
+            if more:
+                for _, packet, original, _ in packets:
+                    pseudo = packet[12:20] + struct.pack(">HH", 17, original - 20)
+                    self.assertEqual(checksum(pseudo + packet[20:]), 0xffff)
+            self.refuses(relay, "File exists", "capture", str(file))
+            file.unlink()
+        tcpdump = subprocess.run(["which", "tcpdump"], capture_output=True, check=False)
+        if tcpdump.returncode == 0:
+            with self.running(relay, "capture", str(file), "--count", "1") as output:
+                self.check_alive(call)
+            done = subprocess.run(["tcpdump", "-nr", str(file)], text=True, capture_output=True,
+                                  check=False)
+            self.assertIn(f"127.0.0.1.{client.sock.getsockname()[1]} > 127.0.0.1.{relay.port}",
+                          done.stdout)
+
+    def test_wrong_questions_are_refused_and_a_signal_ends_it(self):
+        relay = self.relay()
+        self.refuses(relay, "no outcome is called", "trace", "--outcome", "vanished")
+        self.refuses(relay, "must be an address", "trace", "--client", "nobody")
+        self.assertEqual(self.ctl(relay, "trace", "--count", "0")[0], 2)
+        with subprocess.Popen([str(CULVERTCTL), "--socket", str(relay.control_socket), "trace"],
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as trace:
+            self.assertIn(b"watching", trace.stderr.readline())
+            self.refuses(relay, "under way", "trace", "--seconds", "1")
+            trace.send_signal(signal.SIGINT)
+            self.assertEqual(trace.wait(5), 0)
+        self.assertEqual(self.ctl(relay, "trace", "--seconds", "1")[0], OK)
+
+
 class StuckCore(operations_test.ServiceManager):
     """A fast core that stands still, really."""
 

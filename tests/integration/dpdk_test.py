@@ -93,6 +93,9 @@ class OnPorts(unittest.TestCase):
 
     cores = 1
     queues = 1
+    telemetry = "--no-telemetry"
+    relayed = RELAY_NEAR_PEER  # where relayed ports are
+    more_options = ()
 
     @classmethod
     def setUpClass(cls):
@@ -102,15 +105,16 @@ class OnPorts(unittest.TestCase):
         cls.addClassCleanup(cls.bench.remove)
         cls.bench.build()
         memory = "--in-memory" if os.environ.get("CULVERT_DPDK_HUGE") else "--no-huge -m 256"
-        eal = (f"{memory} --no-pci --no-telemetry --file-prefix=culvert{os.getpid()} "
+        eal = (f"{memory} --no-pci {cls.telemetry} --file-prefix=culvert{os.getpid()} "
                f"{port(0, 'to_client', cls.queues)} {port(1, 'to_peer', cls.queues)}")
         options = ["--driver", "dpdk", "--cores", str(cls.cores), f"--eal={eal}",
                    "--allow-peer", "10.78.2.2/32", "--allow-peer", "fd78:2::2/128"]
         for near, number in ((RELAY_NEAR_CLIENT, 0), (RELAY_NEAR_PEER, 1)):
             options += ["--port-address", f"{near[4]}/24@{number}",
                         "--port-address", f"{near[6]}/64@{number}"]
+        options += cls.more_options
         cls.relay = Relay(listen=list(RELAY_NEAR_CLIENT.values()),
-                          relay=list(RELAY_NEAR_PEER.values()), options=options,
+                          relay=list(cls.relayed.values()), options=options,
                           prefix=["ip", "netns", "exec", cls.bench.relay], port=PORT,
                           allow_loopback_peers=False)
         cls.addClassCleanup(shutil.rmtree, cls.relay.folder, ignore_errors=True)

@@ -161,9 +161,9 @@ TEST_F(MetricsTest, TheOperationsGuideExplainsEveryOutcomeMetricAndMethod) {
     const std::string name = line.substr(7, line.find(' ', 7) - 7);
     EXPECT_NE(guide.find("| `" + name + "` ("), std::string::npos) << name;
   }
-  for (const char* command :
-       {"status", "health", "top", "allocations", "drops", "cores", "explain", "drain", "reload",
-        "close", "mint", "user add", "user list", "user remove", "config", "limits", "schema"}) {
+  for (const char* command : {"status", "health", "top", "trace", "capture", "allocations", "drops",
+                              "cores", "explain", "drain", "reload", "close", "mint", "user add",
+                              "user list", "user remove", "config", "limits", "schema"}) {
     EXPECT_NE(guide.find("`" + std::string(command) + "`"), std::string::npos) << command;
   }
 }

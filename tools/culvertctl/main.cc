@@ -15,10 +15,12 @@
 #include "config/config.h"
 #include "config/parse.h"
 #include "control/account_worker.h"
+#include "control/trace.h"
 #include "crypto/credentials.h"
 #include "tools/culvertctl/client.h"
 #include "tools/culvertctl/render.h"
 #include "tools/culvertctl/top.h"
+#include "tools/culvertctl/trace.h"
 
 namespace culvert {
 namespace {
@@ -37,6 +39,8 @@ Examples:
   culvertctl top                        a live table of cores, ports and drops; q ends it
   culvertctl drops                      what was not forwarded, and why
   culvertctl explain "udp 192.0.2.1:5000 -> 198.51.100.1:3478 channel 0x4000"
+  culvertctl trace --client 192.0.2.1   what becomes of its next ten datagrams
+  culvertctl capture call.pcapng --client 192.0.2.1 --seconds 30
   culvertctl drain                      before maintenance; `drain --off` takes it back
   culvertctl close --user alice
   culvertctl mint --user alice --ttl 3600
@@ -58,6 +62,10 @@ struct Options {
   // top
   bool once = false;
   double interval = 1;
+  // trace, capture
+  std::string peer, outcome, file;
+  uint32_t relay_port = 0, count = 0, seconds = 0;
+  bool payload = false;
   // others
   std::string datagram, id;
   bool off = false;
@@ -238,6 +246,7 @@ class Program {
     app_.require_subcommand(1);
     app_.fallthrough();
     add_views();
+    add_traces();
     add_orders();
     add_mint();
     add_users();
@@ -309,6 +318,42 @@ class Program {
             [this] { return run_simple(o_, "limits", json::object(), render_object); });
     command("schema", "the control socket's methods and their parameters (JSON)",
             [this] { return run_simple(o_, "schema", json::object(), dump); });
+  }
+
+  [[nodiscard]] TraceOptions trace_options() const {
+    return {o_.socket, o_.client,  o_.peer,        o_.outcome, o_.relay_port,
+            o_.count,  o_.seconds, o_.json_output, o_.file,    o_.payload};
+  }
+
+  void add_trace_options(CLI::App* to) {
+    to->add_option("--count", o_.count, "datagrams")->check(CLI::Range(1u, kMaxTraceDatagrams));
+    to->add_option("--seconds", o_.seconds, "at most so long")
+        ->check(CLI::Range(1u, kMaxTraceSeconds));
+    to->add_option("--client", o_.client, "from or to this address, with or without port");
+    to->add_option("--peer", o_.peer, "and from or to this one");
+    to->add_option("--relay", o_.relay_port, "through this relayed port")
+        ->check(CLI::Range(1u, 65535u));
+    to->add_option("--outcome", o_.outcome, "that end so (`drops --all` names them)");
+  }
+
+  void add_traces() {
+    CLI::App* trace = command("trace", "what becomes of the next datagrams, one by one",
+                              [this] { return run_trace(trace_options()); });
+    add_trace_options(trace);
+    trace->footer(
+        "The next 10 that match within 60 seconds, if nothing else is said; Ctrl-C ends it. "
+        "Frames\n"
+        "that are no datagrams for this relay do not reach the path: `drops` counts them.");
+    CLI::App* capture = command("capture", "the next datagrams as a capture file (pcapng)",
+                                [this] { return run_capture(trace_options()); });
+    capture->add_option("file", o_.file, "a file that does not exist yet; - is standard output")
+        ->required();
+    add_trace_options(capture);
+    capture->add_flag("--payload", o_.payload,
+                      "with what users sent; else STUN and channel headers only");
+    capture->footer(
+        "The next 1000 that match within 60 seconds, if nothing else is said, received and sent.\n"
+        "IP and UDP headers are made up from what the relay saw: link type RAW.");
   }
 
   void add_orders() {

@@ -244,6 +244,11 @@ std::string render_explain(const json& r) {
     out += "  channel " + std::string(channel) + " for another " +
            with_time(static_cast<double>(number(r, "channel_remaining_seconds"))) + "\n";
   }
+  if (r.contains("steered_by"))
+    out += "  belongs to core " + text_of(r, "steered_to_core") + " (" + text_of(r, "steered_by") +
+           ")\n";
+  else if (r.contains("steered_to_core"))
+    out += "  arrives on whichever core the kernel chooses\n";
   if (!r["allocation"].is_null()) {
     const json& a = r["allocation"];
     out += "  allocation " + text_of(a, "id") + " of " + text_of(a, "user") + ", client " +

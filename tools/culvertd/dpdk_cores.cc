@@ -15,6 +15,7 @@
 #include "control/logging.h"
 #include "dataplane/io/dpdk/dpdk_driver.h"
 #include "dataplane/io/dpdk/eal.h"
+#include "dataplane/io/dpdk/telemetry.h"
 #include "dataplane/io/dpdk/xdp_program.h"
 #include "tools/culvertd/worker_threads.h"
 
@@ -99,6 +100,8 @@ class DpdkCores final : public FastCores {
             crypto::Random& random)
       : cpus_(own_cpus()),
         eal_(eal_arguments(config.dpdk, cpus_)),
+        telemetry_(engine.stats_memory().header(), engine.stats_memory().cores(),
+                   engine.stats_memory().ports()),
         ports_(ports_options(engine, config.dpdk, random)),
         neighbours_(random.u64()),
         options_(driver_options(config.dpdk)),
@@ -169,6 +172,7 @@ class DpdkCores final : public FastCores {
 
   std::vector<uint32_t> cpus_;
   Eal eal_;
+  Telemetry telemetry_;
   DpdkPorts ports_;
   NeighbourTable neighbours_;
   DpdkOptions options_;

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,10 +21,13 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import chromium_test
 from dpdk_test import has_dpdk, without_offloads
 from network import command, inside
 from relay import KIND, PASSWORD, USER, Relay, bracketed, need, need_program, wait_for
+from turn_client import TurnClient
 
 PORT = 3478
 HTTP_PORT = 8080
@@ -343,6 +347,39 @@ class OneQueue(Beside):
             self.assertEqual(counts[interface]["malformed"], 0)
 
 
+class Call(Beside, chromium_test.Caller):
+    """Chromium in the client's namespace; both ends of the call are relayed."""
+
+    def test_a_relay_only_call_goes_through_while_ping_goes_on(self):
+        self.browser_prefix = ["ip", "netns", "exec", self.bench.client]
+        self.page_place = lambda: inside(self.bench.client)
+        self.relay = self.relay_with(
+            self.options() + ["--allow-peer", "10.79.2.1/32", "--allow-peer", "fd79:2::1/128"])
+        self.relay.start()
+        for family in (4, 6):
+            with self.subTest(family=family), self.ping(family):
+                self.check_call(RELAY_NEAR_CLIENT[family])
+
+
+class Errors(Beside):
+    def test_an_icmp_error_about_a_relayed_datagram_reaches_the_client(self):
+        self.start()
+        for family, kind, code in ((4, 3, 3), (6, 1, 4)):
+            with inside(self.bench.client):
+                sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6,
+                                     socket.SOCK_DGRAM)
+            with TurnClient((RELAY_NEAR_CLIENT[family], PORT), USER, PASSWORD, sock) as client:
+                client.allocate(family)
+                peer = (PEER[family], 9)  # nobody is there: the peer's kernel says so
+                client.permit(peer)
+                client.send(peer, b"anybody?")
+                where, data, icmp = client.receive()
+                self.assertEqual((where, data), (peer, None))
+                self.assertEqual(struct.unpack("!HHI", icmp), (0, kind << 9 | code, 0))
+        self.relay.stop()
+        self.assertEqual(self.xdp_counts(self.relay.log())["to_peer"]["icmp_error"], 2)
+
+
 class Lifecycle(Beside):
     """Starts and ends; all with one queue."""
 
@@ -378,6 +415,26 @@ class Lifecycle(Beside):
             command("ip", "-n", self.bench.relay, "link", "set", "dev", name, "xdp", "off")
         self.start()
         self.refused(self.options(), "another relay serves this interface")
+
+    def test_the_operator_is_told_where_the_kernel_may_choose_relayed_ports(self):
+        def sysctl(setting):
+            command("ip", "netns", "exec", self.bench.relay, "sysctl", "-qw", setting)
+
+        hint = "sysctl -w net.ipv4.ip_local_reserved_ports="
+        self.assertNotIn(hint, self.start().log())  # the kernel's range begins above relay.ports
+        self.relay.stop()
+        sysctl("net.ipv4.ip_local_port_range=1024 65535")
+        self.assertIn(hint, self.start().log())
+        low, high = self.relay.relay_ports()
+        self.relay.stop()
+        sysctl(f"net.ipv4.ip_local_reserved_ports=2000,{low}-{high}")
+        again = self.relay_with(self.options())
+        again.first_relay_port = low
+        self.assertNotIn(hint, again.start().log())
+
+    def test_auto_takes_the_interface(self):
+        relay = self.relay_with(self.options(mode="auto")).start()
+        self.assertEqual(set(self.bench.programs().values()), {"culvert_relay"}, relay.log())
 
     def test_an_address_that_the_kernel_lacks_is_named(self):
         options = self.options() + ["--port-address", "10.79.1.77/24@0"]

@@ -1,6 +1,7 @@
 """Chromium on a relay-only connection: a page makes a call between two peer connections with
 iceTransportPolicy "relay", a data channel and video both ways, and posts what getStats said."""
 
+import contextlib
 import http.server
 import json
 import pathlib
@@ -70,17 +71,25 @@ class PageServer:
         self.server.server_close()
 
 
-class Chromium(RelayCase):
+class Caller(RelayCase):
+    """How a call is made and judged."""
+
+    # Runs the browser, and opens its page's port, elsewhere (a network namespace).
+    browser_prefix = []
+    page_place = contextlib.nullcontext
+
     def call(self, urls, password=PASSWORD):
         browser = need_program("chromium", "chromium")
         settings = {"urls": urls, "user": USER, "password": password, "messages": MESSAGES,
                     "messageBytes": MESSAGE_BYTES, "frames": FRAMES}
-        with PageServer() as page, tempfile.TemporaryDirectory(
+        with self.page_place():
+            server = PageServer()
+        with server as page, tempfile.TemporaryDirectory(
                 prefix="culvert-chromium-", ignore_cleanup_errors=True) as profile:
             url = f"http://127.0.0.1:{page.port}/#{urllib.parse.quote(json.dumps(settings))}"
             log = open(pathlib.Path(profile) / "log", "wb")
             process = subprocess.Popen(
-                [browser, *BROWSER_FLAGS, f"--user-data-dir={profile}/data",
+                [*self.browser_prefix, browser, *BROWSER_FLAGS, f"--user-data-dir={profile}/data",
                  "--remote-debugging-port=0", url],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
             try:
@@ -111,6 +120,8 @@ class Chromium(RelayCase):
             self.assertGreater(after["transportBytesSent"], before["transportBytesSent"])
             self.assertGreater(after["transportBytesReceived"], before["transportBytesReceived"])
 
+
+class Chromium(Caller):
     def test_a_relay_only_call_carries_data_and_video_both_ways_over_ipv4(self):
         self.check_call("127.0.0.1")
 

@@ -5,6 +5,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <bitset>
+#include <cstdio>
+#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -94,11 +97,34 @@ void expect_kernel_addresses(const DpdkConfig& config, const std::vector<Port>& 
   }
 }
 
+// Whether the kernel may choose a port of [low, high] for a socket of its own, whose answers would
+// come to the relay. Both families draw from the one range.
+[[nodiscard]] bool kernel_may_choose(uint32_t low, uint32_t high) {
+  uint32_t first = 0;
+  uint32_t last = 0;
+  if (!(std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> first >> last)) return false;
+  std::ifstream in("/proc/sys/net/ipv4/ip_local_reserved_ports");
+  std::bitset<65536> reserved;
+  for (std::string part; std::getline(in, part, ',');) {
+    unsigned from = 0;
+    unsigned to = 0;
+    const int found = std::sscanf(part.c_str(), "%u-%u", &from, &to);
+    if (found == 1) to = from;
+    for (unsigned port = from; found > 0 && port <= to && port < reserved.size(); ++port)
+      reserved.set(port);
+  }
+  for (uint32_t port = std::max(low, first); port <= std::min({high, last, 65535u}); ++port)
+    if (!reserved.test(port)) return true;
+  return false;
+}
+
 class DpdkCores final : public FastCores {
  public:
   DpdkCores(RingEngine& engine, const Config& config, const DerivedLimits& derived,
             crypto::Random& random)
       : cpus_(own_cpus()),
+        relay_port_low_(config.relay_port_low),
+        relay_port_high_(config.relay_port_high),
         eal_(eal_arguments(config.dpdk, cpus_)),
         telemetry_(engine.stats_memory().header(), engine.stats_memory().cores(),
                    engine.stats_memory().ports()),
@@ -139,6 +165,7 @@ class DpdkCores final : public FastCores {
   uint32_t read_ports(std::span<PortStats> to) const override { return ports_.read_stats(to); }
 
   void describe(Logger& log) const override {
+    warn(log);
     log.info("packet I/O", {{"library", Eal::version()}});
     for (const Port& port : ports_.ports())
       log.info("port", {{"name", port.name},
@@ -151,6 +178,19 @@ class DpdkCores final : public FastCores {
                         {"rss", port.rss},
                         {"port_rules", FlowRules::name(port.rules.method())},
                         {"port_rules_count", port.rules.count()}});
+  }
+
+  void warn(Logger& log) const {
+    const auto has_kernel = [](const Port& port) { return port.kernel != PortKernel::kNobody; };
+    const std::string range =
+        std::to_string(relay_port_low_) + "-" + std::to_string(relay_port_high_);
+    if (std::any_of(ports_.ports().begin(), ports_.ports().end(), has_kernel) &&
+        kernel_may_choose(relay_port_low_, relay_port_high_))
+      log.warning(
+          "the kernel may choose relayed ports for its own sockets, whose answers would come to "
+          "the "
+          "relay: sysctl -w net.ipv4.ip_local_reserved_ports=" +
+          range + " (with what is reserved already)");
   }
 
   void report(Logger& log) const override {
@@ -171,6 +211,8 @@ class DpdkCores final : public FastCores {
   };
 
   std::vector<uint32_t> cpus_;
+  uint16_t relay_port_low_;
+  uint16_t relay_port_high_;
   Eal eal_;
   Telemetry telemetry_;
   DpdkPorts ports_;

@@ -136,11 +136,11 @@ class Worker {
   // ---------------------------------------------------------------- sending
 
   void flush() {
-    if (tx_.count == 0) return;
+    if (tx_.count + tx_.expired_count == 0) return;
     const uint32_t failed = driver_.tx_burst(tx_);
     core_.stats.sent_packets.add(tx_.count - failed);
     if (failed != 0) core_.stats.send_failed.add(failed);
-    tx_.count = 0;
+    tx_.count = tx_.expired_count = 0;
   }
 
   // A response from control, sent only now that its command is true.

@@ -82,7 +82,11 @@ struct TxDatagram {
 
 struct TxBurst {
   uint32_t count = 0;
+  // Payloads of received datagrams whose TTL ended here: a driver that can tells their senders, as
+  // a router would (RFC 8656 section 13).
+  uint32_t expired_count = 0;
   std::array<TxDatagram, kMaxBurst> items;
+  std::array<const uint8_t*, kMaxBurst> expired;
 };
 
 }  // namespace culvert

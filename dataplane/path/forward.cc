@@ -46,7 +46,7 @@ void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot
     return;
   }
   if (rx.ttl <= 1) [[unlikely]]
-    return path.core.count(Outcome::k_ttl_exceeded);
+    return ttl_exceeded(path, rx);
   const uint16_t length = load_be16(rx.payload + 2);
   if (!flows.admit(flow.policer, length, path.now)) [[unlikely]]
     return path.core.count(Outcome::k_policed);
@@ -85,7 +85,7 @@ void forward_peer_datagram(PathContext& path, const RxDatagram& rx, uint32_t slo
     return;
   }
   if (rx.ttl <= 1) [[unlikely]]
-    return path.core.count(Outcome::k_ttl_exceeded);
+    return ttl_exceeded(path, rx);
   if (size_t{rx.length} + kChannelHeaderSize > kMaxUdpPayload) [[unlikely]]
     return path.core.count(Outcome::k_too_big);
   if (!flows.admit(flow.policer, rx.length, path.now)) [[unlikely]]
@@ -123,6 +123,12 @@ uint16_t relay_address_index(const Snapshot& snapshot, const IpAddress& ip) {
     if (a.relays && (a.bound == ip || a.advertised == ip)) return static_cast<uint16_t>(i);
   }
   return RelayLeg::kNoAddress;
+}
+
+void ttl_exceeded(PathContext& path, const RxDatagram& rx) {
+  TxBurst& out = path.out;
+  if (out.expired_count < out.expired.size()) out.expired[out.expired_count++] = rx.payload;
+  path.core.count(Outcome::k_ttl_exceeded);
 }
 
 void hand_off(PathContext& path, const RxDatagram& rx, CoreId owner, Outcome sent) {

@@ -114,7 +114,7 @@ void send_to_peer(PathContext& path, const RxDatagram& rx, uint32_t index, uint3
       ticks_reached(path.now, flows.permission_table[permission].deadline))
     return core.count(Outcome::k_no_permission);
   if (send.peer.port == 0) return core.count(Outcome::k_indication_malformed);
-  if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
+  if (rx.ttl <= 1) return ttl_exceeded(path, rx);
   const auto length = static_cast<uint16_t>(send.data.size());
   if (!flows.admit(a.policer, length, path.now)) return core.count(Outcome::k_policed);
   ++a.counters.packets_to_peer;
@@ -176,7 +176,7 @@ void data_to_client(PathContext& path, const RxDatagram& rx, uint32_t index, uin
     return core.count(Outcome::k_expired_allocation);
   if (permission == kNoSlot || ticks_reached(path.now, flows.permission_table[permission].deadline))
     return core.count(Outcome::k_no_permission);
-  if (rx.ttl <= 1) return core.count(Outcome::k_ttl_exceeded);
+  if (rx.ttl <= 1) return ttl_exceeded(path, rx);
   if (size_t{rx.length} + kMaxHead > kMaxUdpPayload) return core.count(Outcome::k_too_big);
   if (!flows.admit(a.policer, rx.length, path.now)) return core.count(Outcome::k_policed);
   ++a.counters.packets_to_client;

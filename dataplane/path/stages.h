@@ -59,6 +59,9 @@ inline void emit(PathContext& path, TxDatagram& tx) {
   ++path.out.count;
 }
 
+// A datagram to be relayed whose TTL is used up.
+[[gnu::cold]] void ttl_exceeded(PathContext& path, const RxDatagram& rx);
+
 // Header fields that follow the datagram (RFC 8656 sections 13-14): TTL decremented, DSCP and ECN
 // copied.
 inline void copy_header_fields(TxDatagram& tx, const RxDatagram& rx) {

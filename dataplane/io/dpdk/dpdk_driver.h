@@ -102,7 +102,7 @@ class DpdkDriver {
     std::array<Held, kMaxBurst> items;
     [[nodiscard]] Held* find(const uint8_t* payload);
   };
-  // How a datagram came that cannot leave whole.
+  // How a datagram came that cannot be sent on as it is.
   struct Received {
     bool may_cut = true;
     bool from_peer = false;
@@ -138,9 +138,10 @@ class DpdkDriver {
   [[nodiscard]] bool send_long(const TxDatagram& tx, const NextHop& hop);
   void send_piece(PortOfCore& port, const frame::Link& link, const frame::Outgoing& o,
                   const frame::Piece& piece, std::span<const uint8_t> data);
-  [[nodiscard]] Received received_as(const TxDatagram& tx);
+  [[nodiscard]] Received received_as(const uint8_t* payload);
   [[nodiscard]] Received received_elsewhere(const RxDatagram& rx);
-  void tell_too_big(const Received& received, uint32_t mtu);
+  void tell_expired(const TxBurst& tx);
+  [[nodiscard]] bool tell(const Received& received, frame::IcmpError error, uint32_t mtu);
   [[nodiscard]] frame::Outgoing outgoing(const TxDatagram& tx, const Held* sum_from);
   [[nodiscard]] rte_mbuf* make_frame(const TxDatagram& tx, const NextHop& hop);
   [[nodiscard]] frame::BodySum sum_of(const TxDatagram& tx, const Held* from) const;

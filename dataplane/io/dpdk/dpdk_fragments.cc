@@ -76,12 +76,14 @@ bool DpdkDriver::send_long(const TxDatagram& tx, const NextHop& hop) {
   PortOfCore& port = *ports_[hop.port];
   const size_t mtu = port.frame_limit - frame::kEthernetHeader;
   const bool ipv6 = tx.to.ip.is_v6();
-  const Received received = received_as(tx);
+  const Received received = received_as(tx.payload);
   if (tx.dont_fragment || !received.may_cut) {
     count(FrameCounter::k_exceeds_mtu);
-    if (!received.packet.empty())
-      tell_too_big(received, told_mtu(static_cast<uint32_t>(mtu), received.packet[0] >> 4 == 6,
-                                      ipv6, received.from_peer));
+    const auto link_mtu = static_cast<uint32_t>(mtu);
+    if (!received.packet.empty() &&
+        tell(received, frame::IcmpError::kTooBig,
+             told_mtu(link_mtu, received.packet[0] >> 4 == 6, ipv6, received.from_peer)))
+      count(FrameCounter::k_too_big_told);
     return false;
   }
   const Held* from = tx.payload == nullptr ? nullptr : held_.find(tx.payload);
@@ -122,12 +124,12 @@ void DpdkDriver::send_piece(PortOfCore& port, const frame::Link& link, const fra
   if (!queue(port, mbuf)) rte_pktmbuf_free(mbuf);
 }
 
-// How a datagram came that cannot leave whole.
-DpdkDriver::Received DpdkDriver::received_as(const TxDatagram& tx) {
-  if (tx.payload == nullptr) return {};  // made here
-  const Held* held = held_.find(tx.payload);
+// How a datagram came that cannot be sent on as it is.
+DpdkDriver::Received DpdkDriver::received_as(const uint8_t* payload) {
+  if (payload == nullptr) return {};  // made here
+  const Held* held = held_.find(payload);
   if (held == nullptr) {
-    held = foreign_.find(tx.payload);
+    held = foreign_.find(payload);
     if (held == nullptr) return {};
     return received_elsewhere(foreign_rx_[static_cast<size_t>(held - foreign_.items.data())]);
   }
@@ -148,7 +150,7 @@ DpdkDriver::Received DpdkDriver::received_as(const TxDatagram& tx) {
 DpdkDriver::Received DpdkDriver::received_elsewhere(const RxDatagram& rx) {
   Received out{rx.df != DontFragment::kSet, rx.kind != RxKind::kClient, {}};
   // A hairpin's second pass comes from a port of ours.
-  if (out.may_cut || rx.hops_done != 0) return out;
+  if (rx.hops_done != 0) return out;
   frame::Outgoing o;
   o.source = rx.source;
   o.destination.port = rx.relay.port;
@@ -161,7 +163,7 @@ DpdkDriver::Received DpdkDriver::received_elsewhere(const RxDatagram& rx) {
   o.destination.ip = addresses_[address].bound;
   o.ttl = rx.ttl;
   o.tos = rx.tos;
-  o.dont_fragment = true;
+  o.dont_fragment = !out.may_cut;
   o.body = {rx.payload_sum, rx.sum_state == PayloadSum::kKnown || o.source.ip.is_v6()};
   uint8_t* const body = quoted_.data() + frame::kMaxHeaders;
   const size_t quoted = std::min<size_t>(rx.length, frame::kMaxIcmpErrorIpv6);
@@ -171,27 +173,40 @@ DpdkDriver::Received DpdkDriver::received_elsewhere(const RxDatagram& rx) {
   return out;
 }
 
-void DpdkDriver::tell_too_big(const Received& received, uint32_t mtu) {
-  if (!icmp_error_budget_.take(ticks_)) return count(FrameCounter::k_icmp_error_budget);
+void DpdkDriver::tell_expired(const TxBurst& tx) {
+  for (uint32_t i = 0; i < tx.expired_count; ++i) {
+    const Received received = received_as(tx.expired[i]);
+    if (!received.packet.empty() && tell(received, frame::IcmpError::kTimeExceeded, 0))
+      count(FrameCounter::k_expiry_told);
+  }
+}
+
+// True: queued; false: counted why not.
+bool DpdkDriver::tell(const Received& received, frame::IcmpError error, uint32_t mtu) {
+  if (!icmp_error_budget_.take(ticks_)) {
+    count(FrameCounter::k_icmp_error_budget);
+    return false;
+  }
   const auto packet = received.packet;
   const bool v6 = packet[0] >> 4 == 6;
   const IpAddress sender = v6 ? IpAddress::v6_bytes(&packet[8]) : IpAddress::v4_bytes(&packet[12]);
   const IpAddress ours = v6 ? IpAddress::v6_bytes(&packet[24]) : IpAddress::v4_bytes(&packet[16]);
   const NextHop hop = next_hop(routes_.route(sender));
-  if (!hop.known) return;
+  if (!hop.known) return false;
   PortOfCore& port = *ports_[hop.port];
   rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
-  if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
+  if (mbuf == nullptr) {
+    count(FrameCounter::k_no_buffer);
+    return false;
+  }
   const std::span<uint8_t> room{rte_pktmbuf_mtod(mbuf, uint8_t*), rte_pktmbuf_tailroom(mbuf)};
   const frame::Link link{hop.mac, port.host.mac, frame::kNoVlan};
-  const auto error = frame::IcmpError::kTooBig;
   mbuf->data_len =
       static_cast<uint16_t>(frame::write_icmp_error(room, link, ours, sender, error, mtu, packet));
   mbuf->pkt_len = mbuf->data_len;
-  if (queue(port, mbuf))
-    count(FrameCounter::k_too_big_told);
-  else
-    rte_pktmbuf_free(mbuf);
+  if (queue(port, mbuf)) return true;
+  rte_pktmbuf_free(mbuf);
+  return false;
 }
 
 void DpdkDriver::count_given_up(const Reassembler::GivenUp& given_up) {

@@ -40,6 +40,8 @@ uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
       ++failed;
     }
   }
+  if (tx.expired_count != 0) [[unlikely]]
+    tell_expired(tx);
   for (const auto& port : ports_)
     if (port->queued != 0) failed += flush(*port);
   // What the port did not take may be a request for a link address, or one of several fragments.

@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "dataplane/wire/icmp.h"
-
 namespace culvert {
 namespace {
 
@@ -119,6 +117,7 @@ uint32_t PcapDriver::rx_burst(std::span<RxDatagram> rx) {
 // False: counted.
 bool PcapDriver::deliver(Delivered& slot, RxDatagram& rx) {
   slot.kind = frame::parse(slot.bytes, frame::Verify::kAll, slot.parsed);
+  slot.reassembled = false;
   const frame::MacAddress to = mac_at(slot.bytes, 0);
   const frame::MacAddress from = mac_at(slot.bytes, 6);
   if (slot.kind == frame::Kind::k_fragment && !put_together(slot)) return false;
@@ -153,6 +152,7 @@ bool PcapDriver::put_together(Delivered& slot) {
   if (result != Reassembler::Result::kComplete) return false;
   slot.kind = fragments_.parse(handle, frame::Verify::kAll, slot.parsed);
   slot.parsed.vlan_tci = fragment.vlan_tci;
+  slot.reassembled = true;
   if (slot.kind == frame::Kind::k_udp) {
     slot.bytes.assign(slot.parsed.payload, slot.parsed.payload + slot.parsed.length);
     slot.parsed.payload = slot.bytes.data();
@@ -215,8 +215,7 @@ frame::Link PcapDriver::link_to(const IpAddress& ip, uint16_t vlan_tci) const {
   return {known == neighbours_.end() ? config_.gateway : known->second, config_.own_mac, vlan_tci};
 }
 
-const PcapDriver::Delivered* PcapDriver::origin(const TxDatagram& tx) const {
-  const auto* const at = tx.payload;
+const PcapDriver::Delivered* PcapDriver::origin(const uint8_t* at) const {
   for (uint32_t i = 0; at != nullptr && i < burst_count_; ++i) {
     const uint8_t* const first = burst_[i].bytes.data();
     if (!std::less<>{}(at, first) && !std::less<>{}(first + burst_[i].bytes.size(), at)) {
@@ -227,7 +226,7 @@ const PcapDriver::Delivered* PcapDriver::origin(const TxDatagram& tx) const {
 }
 
 bool PcapDriver::send(const TxDatagram& tx) {
-  const Delivered* from = origin(tx);
+  const Delivered* from = origin(tx.payload);
   frame::BodySum rest;
   if (from != nullptr) rest = frame::piece_sum(from->parsed, tx.payload, tx.length);
   // Made by the relay, or an unprotected IPv4 datagram that must leave protected by IPv6.
@@ -265,7 +264,8 @@ bool PcapDriver::send_long(const TxDatagram& tx, const Delivered* from, const fr
   const bool ipv6 = tx.to.ip.is_v6();
   if (tx.dont_fragment || (from != nullptr && from->parsed.dont_fragment)) {
     count(FrameCounter::k_exceeds_mtu);
-    if (from != nullptr) tell_too_big(*from, ipv6);
+    if (from != nullptr && tell(*from, frame::IcmpError::kTooBig, told(*from, ipv6)))
+      count(FrameCounter::k_too_big_told);
     return false;
   }
   uint8_t* const whole = scratch_.data() + frame::kMaxHeaders - frame::kUdpHeader;
@@ -288,23 +288,32 @@ bool PcapDriver::send_long(const TxDatagram& tx, const Delivered* from, const fr
   return true;
 }
 
-void PcapDriver::tell_too_big(const Delivered& from, bool leaves_by_ipv6) {
-  if (!icmp_error_budget_.take(clock_)) return count(FrameCounter::k_icmp_error_budget);
-  const IpAddress& sender = from.parsed.source.ip;
+// What its sender is told would have fitted.
+uint32_t PcapDriver::told(const Delivered& from, bool leaves_by_ipv6) const {
   const TransportAddress& ours = from.parsed.destination;
   const auto listens = [&](const Listener& l) {
     return l.port == ours.port && addresses_[l.address].bound == ours.ip;
   };
   const bool from_peer = std::none_of(listeners_.begin(), listeners_.end(), listens);
+  return told_mtu(config_.mtu, from.parsed.source.ip.is_v6(), leaves_by_ipv6, from_peer);
+}
+
+// False: counted, or it came in fragments and its frame is gone.
+bool PcapDriver::tell(const Delivered& from, frame::IcmpError error, uint32_t mtu) {
+  if (from.reassembled) return false;
+  if (!icmp_error_budget_.take(clock_)) {
+    count(FrameCounter::k_icmp_error_budget);
+    return false;
+  }
+  const IpAddress& sender = from.parsed.source.ip;
   const uint16_t vlan = from.parsed.vlan_tci;
   const size_t ethernet = frame::kEthernetHeader + (vlan != frame::kNoVlan ? frame::kVlanTag : 0);
-  const uint32_t mtu = told_mtu(config_.mtu, sender.is_v6(), leaves_by_ipv6, from_peer);
   std::array<uint8_t, frame::kMaxIcmpErrorFrame> frame;
-  const size_t bytes = frame::write_icmp_error(frame, link_to(sender, vlan), ours.ip, sender,
-                                               frame::IcmpError::kTooBig, mtu,
-                                               std::span(from.bytes).subspan(ethernet));
+  const size_t bytes =
+      frame::write_icmp_error(frame, link_to(sender, vlan), from.parsed.destination.ip, sender,
+                              error, mtu, std::span(from.bytes).subspan(ethernet));
   write(from.time_ns, {frame.data(), bytes});
-  count(FrameCounter::k_too_big_told);
+  return true;
 }
 
 void PcapDriver::write(uint64_t time_ns, std::span<const uint8_t> frame) {
@@ -321,6 +330,11 @@ uint32_t PcapDriver::tx_burst(TxBurst& tx) {
   uint32_t unsent = 0;
   for (uint32_t i = 0; i < tx.count; ++i) {
     if (!send(tx.items[i])) ++unsent;
+  }
+  for (uint32_t i = 0; i < tx.expired_count; ++i) {
+    const Delivered* from = origin(tx.expired[i]);
+    if (from != nullptr && tell(*from, frame::IcmpError::kTimeExceeded, 0))
+      count(FrameCounter::k_expiry_told);
   }
   return unsent;
 }

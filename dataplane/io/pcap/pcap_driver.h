@@ -26,6 +26,7 @@
 #include "dataplane/io/frames.h"
 #include "dataplane/path/datagram.h"
 #include "dataplane/wire/frame.h"
+#include "dataplane/wire/icmp.h"
 #include "dataplane/wire/reassembly.h"
 
 struct pcap;
@@ -99,6 +100,7 @@ class PcapDriver {
     std::vector<uint8_t> bytes;
     frame::Kind kind = frame::Kind::k_not_ip;
     frame::Parsed parsed;
+    bool reassembled = false;  // then bytes are the payload's
   };
 
   PcapDriver(Config config, const Snapshot& snapshot);
@@ -111,11 +113,12 @@ class PcapDriver {
   [[nodiscard]] Ticks ticks_of(uint64_t time_ns) const;
   [[nodiscard]] bool classify(frame::Kind kind, const frame::Parsed& parsed, RxDatagram& rx) const;
   void learn(const frame::MacAddress& to, const frame::MacAddress& from, const IpAddress& source);
-  [[nodiscard]] const Delivered* origin(const TxDatagram& tx) const;
+  [[nodiscard]] const Delivered* origin(const uint8_t* payload) const;
   [[nodiscard]] bool send(const TxDatagram& tx);
   [[nodiscard]] bool send_long(const TxDatagram& tx, const Delivered* from,
                                const frame::Outgoing& o, const frame::Link& link);
-  void tell_too_big(const Delivered& from, bool leaves_by_ipv6);
+  [[nodiscard]] uint32_t told(const Delivered& from, bool leaves_by_ipv6) const;
+  [[nodiscard]] bool tell(const Delivered& from, frame::IcmpError error, uint32_t mtu);
   void write(uint64_t time_ns, std::span<const uint8_t> frame);
   [[nodiscard]] frame::Link link_to(const IpAddress& ip, uint16_t vlan_tci) const;
 

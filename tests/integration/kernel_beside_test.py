@@ -361,23 +361,56 @@ class Call(Beside, chromium_test.Caller):
                 self.check_call(RELAY_NEAR_CLIENT[family])
 
 
-class Errors(Beside):
-    def test_an_icmp_error_about_a_relayed_datagram_reaches_the_client(self):
+class RareKinds(Beside):
+    def client(self, family):
+        with inside(self.bench.client):
+            sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6,
+                                 socket.SOCK_DGRAM)
+        client = TurnClient((RELAY_NEAR_CLIENT[family], PORT), USER, PASSWORD, sock)
+        self.addCleanup(client.close)
+        client.allocate(family)
+        return client
+
+    def test_icmp_errors_about_relayed_datagrams_reach_the_client(self):
         self.start()
         for family, kind, code in ((4, 3, 3), (6, 1, 4)):
-            with inside(self.bench.client):
-                sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6,
-                                     socket.SOCK_DGRAM)
-            with TurnClient((RELAY_NEAR_CLIENT[family], PORT), USER, PASSWORD, sock) as client:
-                client.allocate(family)
-                peer = (PEER[family], 9)  # nobody is there: the peer's kernel says so
-                client.permit(peer)
-                client.send(peer, b"anybody?")
-                where, data, icmp = client.receive()
-                self.assertEqual((where, data), (peer, None))
-                self.assertEqual(struct.unpack("!HHI", icmp), (0, kind << 9 | code, 0))
+            client = self.client(family)
+            peer = (PEER[family], 9)  # nobody is there: the peer's kernel says so
+            client.permit(peer)
+            client.send(peer, b"anybody?")
+            where, data, icmp = client.receive()
+            self.assertEqual((where, data), (peer, None))
+            self.assertEqual(struct.unpack("!HHI", icmp), (0, kind << 9 | code, 0))
         self.relay.stop()
         self.assertEqual(self.xdp_counts(self.relay.log())["to_peer"]["icmp_error"], 2)
+
+    def test_datagrams_in_fragments_reach_the_relay_and_the_kernel(self):
+        self.start()
+        text = bytes(range(256)) * 10  # two fragments with Ethernet's 1500 bytes
+        for family in (4, 6):
+            client = self.client(family)
+            kind = socket.AF_INET if family == 4 else socket.AF_INET6
+            with inside(self.bench.peer):
+                peer = socket.socket(kind, socket.SOCK_DGRAM)
+            with inside(self.bench.relay):
+                kernel = socket.socket(kind, socket.SOCK_DGRAM)
+            with peer, kernel:
+                peer.settimeout(10)
+                peer.bind((PEER[family], 0))
+                client.permit(peer.getsockname()[:2])
+                client.send(peer.getsockname()[:2], text)
+                data, source = peer.recvfrom(4096)
+                self.assertEqual((data, source[:2]), (text, client.relayed[0]))
+                peer.sendto(text, client.relayed[0])
+                self.assertEqual(client.receive(10)[:2], (peer.getsockname()[:2], text))
+                # A socket of the kernel's on the relay's address.
+                kernel.settimeout(10)
+                kernel.bind((RELAY_NEAR_PEER[family], 0))
+                peer.sendto(text, kernel.getsockname()[:2])
+                self.assertEqual(kernel.recv(4096), text)
+        self.relay.stop()
+        counts = self.xdp_counts(self.relay.log())["to_peer"]
+        self.assertEqual((counts["first_fragment"], counts["later_fragment"]), (2, 2))
 
 
 class Lifecycle(Beside):

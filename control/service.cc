@@ -255,12 +255,17 @@ void Service::Impl::on_tick() {
   if ((change.stalled | change.recovered) == 0) return;
   for (CoreId core = 0; core < parts_.engine.cores(); ++core) {
     const CoreStats& s = parts_.engine.stats(core);
-    if ((change.stalled >> core & 1) != 0)
+    if ((change.stalled >> core & 1) != 0) {
+      const ThreadReport thread = report_thread("culvert-core" + std::to_string(core));
       parts_.log.error("core stands still", {{"core", core},
+                                             {"thread", thread.state},
+                                             {"ran_ms", thread.ran_ms},
+                                             {"waited_for_cpu_ms", thread.waited_for_cpu_ms},
                                              {"loops", s.loops.get()},
                                              {"sleeps", s.sleeps.get()},
                                              {"commands_applied", s.commands_applied.get()},
                                              {"received_packets", s.received_packets.get()}});
+    }
     if ((change.recovered >> core & 1) != 0)
       parts_.log.warning("core moves again", {{"core", core}});
   }

@@ -8,6 +8,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 #include "dataplane/api/engine.h"
 
@@ -15,6 +16,16 @@ namespace culvert {
 
 // Twenty ticks, and a hundred times the longest sleep of a core (20 ms).
 inline constexpr std::chrono::milliseconds kCoreStall{2000};
+
+// What the kernel says of the thread of this name in our process: its state ("R (runnable)", "S
+// (sleeping)", "t (tracing stop)", ...), and the time it has run and has waited for a CPU. A core
+// that is runnable and does not run has lost its CPU to somebody else: isolate it.
+struct ThreadReport {
+  std::string state = "gone";
+  uint64_t ran_ms = 0;
+  uint64_t waited_for_cpu_ms = 0;
+};
+[[nodiscard]] ThreadReport report_thread(const std::string& name);
 
 class CoreWatchdog {
  public:

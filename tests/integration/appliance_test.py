@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import stat
 import struct
@@ -189,6 +190,29 @@ def checksum(data):
     return total
 
 
+class Manual(unittest.TestCase):
+    def test_every_command_is_in_the_manual_and_in_each_completion(self):
+        need(CULVERTCTL.exists(), f"{CULVERTCTL} (tools/build)")
+        packaging = pathlib.Path(__file__).resolve().parents[2] / "packaging"
+
+        def words(*arguments):
+            text = subprocess.run([str(CULVERTCTL), *arguments, "--help"], text=True,
+                                  capture_output=True, check=True).stdout
+            return (re.findall(r"^  (\w+)  ", text.partition("Subcommands:")[2], re.MULTILINE),
+                    set(re.findall(r"^  (?:-\w,)?--([\w-]+)", text, re.MULTILINE)) - {"help"})
+        commands = words()[0]
+        self.assertIn("capture", commands)
+        for path in ("man/culvertctl.1", "completions/_culvertctl",
+                     "completions/culvertctl.bash", "completions/culvertctl.fish"):
+            text = (packaging / path).read_text(encoding="utf-8")
+            text = re.sub(r"\\f[BRI]", "", text).replace("\\-", "-")  # roff's fonts and hyphens
+            for command in commands:
+                self.assertRegex(text, rf"\b{command}\b", path)
+            for command in ("top", "trace", "capture"):
+                for option in words(command)[1] - words()[1]:
+                    self.assertRegex(text, rf"(--|-l ){option}\b", path)
+
+
 class Traces(operations_test.OperationsCase):
     @contextlib.contextmanager
     def running(self, relay, *arguments):
@@ -333,7 +357,7 @@ class StuckCore(operations_test.ServiceManager):
             self.assertEqual(self.get("/healthz")[0], 503)
             self.assertIn('culvert_core_stalled{core="1"} 1', self.get("/metrics")[1])
             self.assertIn('culvert_core_stalled{core="0"} 0', self.get("/metrics")[1])
-            self.assertRegex(relay.log(), r"error core stands still core=1 ")
+            self.assertRegex(relay.log(), r'error core stands still core=1 thread="t ')
             status, out, _ = self.ctl(relay, "top", "--once", "--interval", "0.3", "--json")
             self.assertEqual((status, [c["moves"] for c in json.loads(out)["cores"]]),
                              (OK, [True, False]))

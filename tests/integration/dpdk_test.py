@@ -6,20 +6,17 @@ with several, wherever the kernel's fanout puts a datagram.
 CULVERT_DPDK_HUGE=1 takes hugepages instead of --no-huge."""
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import pathlib
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from network import command, inside
+from network import command, inside, without_offloads
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
 
 PORT = 3478
@@ -30,24 +27,8 @@ PEER = {4: "10.78.2.2", 6: "fd78:2::2"}
 CLIENT_SECONDS = 60
 MESSAGES = 100
 
-SIOCETHTOOL = 0x8946
-# ETHTOOL_STXCSUM, STSO, SGSO, SGRO of linux/ethtool.h: the kernel's end must send frames as a wire
-# carries them, with their checksums filled in.
-OFFLOADS = (0x17, 0x1f, 0x24, 0x2c)
-
 SHIM_SOURCE = (pathlib.Path(__file__).resolve().parents[1] / "interop" / "turnutils" /
                "rfc8656_channels.c")
-
-
-def without_offloads(namespace, name):
-    with inside(namespace):
-        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with probe:
-        for offload in OFFLOADS:
-            value = ctypes.create_string_buffer(struct.pack("II", offload, 0))
-            request = struct.pack("16sP", name.encode(), ctypes.addressof(value))
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(probe, SIOCETHTOOL, request)
 
 
 class Bench:

@@ -9,8 +9,10 @@ The NAT masquerades what comes from the client, so the relay sees 10.77.2.1 and 
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import unittest
 
@@ -28,6 +30,11 @@ table inet culvert_test {
   }
 }
 """
+
+SIOCETHTOOL = 0x8946
+# ETHTOOL_STXCSUM, STSO, SGSO, SGRO of linux/ethtool.h: the kernel's end must send frames as a wire
+# carries them, with their checksums filled in.
+OFFLOADS = (0x17, 0x1f, 0x24, 0x2c)
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +59,18 @@ def inside(namespace):
         finally:
             if LIBC.setns(home.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns back")
+
+
+def without_offloads(namespace, name):
+    """Frames that leave by this device carry their checksums, as on a wire."""
+    with inside(namespace):
+        probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with probe:
+        for offload in OFFLOADS:
+            value = ctypes.create_string_buffer(struct.pack("II", offload, 0))
+            request = struct.pack("16sP", name.encode(), ctypes.addressof(value))
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(probe, SIOCETHTOOL, request)
 
 
 class Network:

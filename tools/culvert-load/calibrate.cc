@@ -1,7 +1,8 @@
 // The generator's own ceiling: the relay traffic against a reflector in this process, a thread that
 // does nothing but send back what it reads. Two figures come out: what went round (both threads and
 // the kernel share it), and what one sent and one received datagram cost the generator's thread,
-// from which follows the most it could drive if the server cost nothing.
+// from which follows the most it could drive if the server cost nothing. Of a DPDK port the
+// reflector is a process of its own at the other end of a memif (port_reflector.h).
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -13,9 +14,13 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
+#ifdef CULVERT_HAVE_DPDK
+#include "tools/culvert-load/port_reflector.h"
+#endif
 #include "tools/culvert-load/run.h"
 
 #ifndef UDP_SEGMENT
@@ -116,26 +121,47 @@ class Reflector {
   std::thread thread_;
 };
 
+bool measure_on(const Options& options, Result& result) {
+  std::string error;
+  const auto network = make_network(options, error);
+  if (!network) {
+    std::fprintf(stderr, "culvert-load: %s\n", error.c_str());
+    return false;
+  }
+  const auto make = [&](uint32_t thread) { return make_relay_worker(options, *network, thread); };
+  return run_once(options, make, result);
+}
+
+bool measure_on_port(Options& options, Result& result) {
+#ifdef CULVERT_HAVE_DPDK
+  try {
+    const PortReflector reflector(options);
+    return measure_on(options, result);
+  } catch (const std::runtime_error& problem) {
+    std::fprintf(stderr, "culvert-load: %s\n", problem.what());
+    return false;
+  }
+#else
+  return measure_on(options, result);  // says that there is none
+#endif
+}
+
+bool measure(Options& options, Result& result) {
+  if (options.driver == "dpdk") return measure_on_port(options, result);
+  const Reflector reflector(options.coalesce);
+  if (reflector.address().port == 0) {
+    std::fprintf(stderr, "culvert-load: cannot open the reflector's socket\n");
+    return false;
+  }
+  options.server = reflector.address();
+  return measure_on(options, result);
+}
+
 }  // namespace
 
 int calibrate(Options options) {
   Result result;
-  bool ok = false;
-  {
-    const Reflector reflector(options.coalesce);
-    if (reflector.address().port == 0) {
-      std::fprintf(stderr, "culvert-load: cannot open the reflector's socket\n");
-      return 1;
-    }
-    options.server = reflector.address();
-    std::string error;
-    const auto network = make_network(options, error);
-    ok = network &&
-         run_once(
-             options, [&](uint32_t thread) { return make_relay_worker(options, *network, thread); },
-             result);
-  }
-  if (!ok) return 1;
+  if (!measure(options, result)) return 1;
   if (!options.quiet && options.json != "-") {
     print_summary(result);
     const auto& t = result.tally;

@@ -36,9 +36,10 @@ class ChurnWorker final : public DriverWorker {
     std::string error = open_driver(false);
     if (!error.empty()) return error;
     const auto local = local_address(error);
-    if (local) local_ = *local;
+    if (!local) return error;
+    local_ = *local;
     slots_.resize(std::max(1u, share(o_.clients)));
-    return error;
+    return driver_->settle(o_.server.ip);
   }
 
  private:
@@ -70,7 +71,9 @@ class ChurnWorker final : public DriverWorker {
     std::optional<Endpoint> endpoint;
     for (int tries = 0; !endpoint && tries < kPortTries; ++tries) {
       bool wrapped = false;
-      endpoint = driver_->open({local_.ip, ports_.take(wrapped)}, o_.server, error);
+      const uint16_t port = ports_.take(wrapped);
+      if (wrapped && !o_.local.empty()) local_.ip = o_.local.at(++round_);
+      endpoint = driver_->open({local_.ip, port}, o_.server, error);
     }
     if (!endpoint) {
       tally.count_error(error);
@@ -161,6 +164,7 @@ class ChurnWorker final : public DriverWorker {
   TransportAddress local_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> by_endpoint_;
+  uint64_t round_ = 0;  // of --local
   size_t free_hint_ = 0;
   uint64_t next_timer_ = 0;
 };

@@ -34,6 +34,9 @@ const char* const kAbout =
     "      the most that it relays, and what that costs it\n"
     "  culvert-load search ...     the highest rate without loss, found by bisection\n"
     "  culvert-load churn ...      complete allocations a second (401, Allocate, Refresh 0)\n"
+    "  culvert-load relay ... --driver dpdk --eal ARGS --port-address 10.9.0.2/16 --local "
+    "10.9.16.0/20\n"
+    "      on a NIC, AF_XDP or memif, as thousands of hosts; --flood adds an attack\n"
     "\n"
     "The server must permit peers on this machine's addresses: coturn --allow-loopback-peers,\n"
     "culvertd --allow-peer 127.0.0.0/8.\n";
@@ -424,6 +427,17 @@ std::optional<std::string> check_spoof(Options& o, const Raw& raw) {
   return check_apart(o, "--spoof", o.spoof);
 }
 
+// Both ends are the tool's own.
+std::optional<std::string> check_calibrated_port(Options& o, const Raw& raw) {
+  if (o.dpdk.eal.find("-a ") != std::string::npos || o.dpdk.eal.find("--vdev") != std::string::npos)
+    return "calibrate makes a memif of its own: --eal may say which memory to take, as --in-memory";
+  if (!raw.port_addresses.empty() || !raw.gateways.empty() || !raw.local.empty() || o.queues != 1)
+    return "calibrate has one queue, and addresses of its own on it";
+  if (o.dpdk.eal.empty()) o.dpdk.eal = "--no-huge -m 256";
+  o.dpdk.eal += " --no-pci --no-telemetry";
+  return std::nullopt;
+}
+
 std::optional<std::string> check_driver(Options& o, const Raw& raw) {
   if (o.driver != "sockets" && o.driver != "dpdk")
     return "there is no driver '" + o.driver + "'; this culvert-load has: sockets, dpdk";
@@ -438,7 +452,7 @@ std::optional<std::string> check_driver(Options& o, const Raw& raw) {
   if (o.threads != 1) return "--driver dpdk has one thread: leave --threads at 1";
   if (auto problem = check_eal(o)) return problem;
   if (auto problem = check_port_addresses(o, raw)) return problem;
-  if (o.mode == Mode::kCalibrate) return "calibrate measures the sockets: leave --driver out";
+  if (o.mode == Mode::kCalibrate) return check_calibrated_port(o, raw);
   if (o.dpdk.eal.empty())
     return "--driver dpdk needs a port: --eal '--in-memory --no-pci "
            "--vdev=net_memif0,role=client,socket=/run/lab.sock,socket-abstract=no'";

@@ -14,8 +14,6 @@
 #include <stdexcept>
 #include <unordered_map>
 
-#include <sched.h>
-
 #include "config/dpdk.h"
 #include "dataplane/api/frame_counter.h"
 #include "dataplane/api/stats.h"
@@ -58,23 +56,13 @@ struct HashIp {
 class PortNetwork final : public Network {
  public:
   explicit PortNetwork(const Options& options)
-      : options_(options), eal_(eal_arguments(options.dpdk, cpus())), ports_(ports_options()) {}
+      : options_(options), eal_(eal_arguments(options.dpdk, own_cpus())), ports_(ports_options()) {}
   std::unique_ptr<Driver> make_driver(bool coalesce, std::string& error) override;
 
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] DpdkPorts& ports() { return ports_; }
 
  private:
-  [[nodiscard]] static std::vector<uint32_t> cpus() {
-    std::vector<uint32_t> out;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-      for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-        if (CPU_ISSET(cpu, &set)) out.push_back(cpu);
-    if (out.empty()) out.push_back(0);
-    return out;
-  }
   [[nodiscard]] PortsOptions ports_options() const {
     PortsOptions out;
     out.cores = static_cast<CoreId>(options_.queues);
@@ -138,6 +126,7 @@ class PortDriver final : public Driver {
                      const uint8_t* data, size_t size);
   void send_one(const TxItem& item);
   [[nodiscard]] const NeighbourTable::Hop* hop_to(const IpAddress& ip);
+  void introduce(const IpAddress& own, const IpAddress& remote);
   void ask(const PortAddress& by, const IpAddress& own, const IpAddress& target);
   [[nodiscard]] std::vector<Asked> to_settle(const Routes::Route& route) const;
   void ask_some(std::vector<Asked>& waiting, const Routes::Route& route);
@@ -164,6 +153,7 @@ class PortDriver final : public Driver {
   // Our addresses with open endpoints, and who has answered each.
   std::unordered_map<IpAddress, std::vector<IpAddress>, HashIp> settled_;
   uint64_t answers_ = 0;
+  bool settled_once_ = false;
 
   size_t next_queue_ = 0;  // to be polled, counted over all ports
   size_t rx_queues_ = 0;
@@ -236,8 +226,16 @@ std::optional<Endpoint> PortDriver::open(const TransportAddress& local,
     open_[endpoint] = made;
   }
   table_.put(endpoint, key_of());
-  settled_.try_emplace(local.ip);
+  const bool is_new = settled_.try_emplace(local.ip).second;
+  if (is_new && settled_once_ && remote) introduce(local.ip, remote->ip);
   return endpoint;
+}
+
+// An address that comes up while traffic runs: its question goes out just before its first
+// datagram.
+void PortDriver::introduce(const IpAddress& own, const IpAddress& remote) {
+  const Routes::Route route = routes_.route(remote);
+  if (route.by != nullptr && routes_.network_of(own) == route.by) ask(*route.by, own, route.target);
 }
 
 void PortDriver::close(Endpoint endpoint) {
@@ -367,6 +365,7 @@ std::string PortDriver::settle(const IpAddress& remote) {
            " addresses were answered): is it up, is it on that network, and are --local and "
            "--peer-address too?";
   }
+  settled_once_ = true;
   return {};
 }
 
@@ -596,6 +595,8 @@ std::unique_ptr<Network> make_port_network(const Options& options, std::string& 
     return std::make_unique<PortNetwork>(options);
   } catch (const std::runtime_error& problem) {
     error = problem.what();
+    if (options.dpdk.eal.find("role=client") != std::string::npos)
+      error += "; a memif's client comes after its server: is that there?";
     return nullptr;
   }
 }

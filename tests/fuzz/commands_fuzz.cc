@@ -267,6 +267,17 @@ class Run {
         c.peer = peer();
         return send(c, {}, false);
       }
+      case CommandType::kTrace: {
+        Trace c;
+        c.count = in_.below(20);
+        c.duration_ms = lifetime_ms();
+        if (in_.flag()) c.client = tuple().client;
+        if (in_.flag()) c.peer = peer();
+        if (in_.flag()) c.relay_port = port();
+        if (in_.flag()) c.outcome = in_.u8();
+        c.bytes = static_cast<TraceBytes>(in_.below(3));
+        return send(c, {}, false);
+      }
       default:
         return;
     }
@@ -301,8 +312,16 @@ class Run {
         driver_.clock += in_.u16() * (in_.flag() ? 100u : 1u);
         return;
       case 15:
-        listening_ = !listening_;
-        return;
+        switch (in_.below(4)) {
+          case 0:
+            return other_command(CommandType::kExplain);
+          case 1:
+          case 2:
+            return other_command(CommandType::kTrace);
+          default:
+            listening_ = !listening_;
+            return;
+        }
       default:
         return other_command(static_cast<CommandType>(what + 1));
     }
@@ -385,6 +404,14 @@ class Run {
     driver_.payloads.clear();
   }
   void take_events() {
+    while (const RingSlot* slot = engine_.front_trace(0)) {
+      const MessageView view(slot);
+      const auto record = view.as<TraceRecord>();
+      ENSURE(record.captured == view.payload().size() && record.captured <= kMaxTraceBytes);
+      ENSURE(record.captured <= record.length);
+      ENSURE((record.outcome < kOutcomes) == (record.kind != TraceKind::kSent));
+      engine_.pop_trace(0);
+    }
     while (const RingSlot* slot = engine_.front_event(0)) {
       const MessageView view(slot);
       switch (static_cast<EventType>(view.type())) {

@@ -78,6 +78,11 @@ struct alignas(64) PortStats {
   Counter receive_errors;  // damaged, or refused by the port
   Counter send_errors;
   Counter link_up;  // gauge: 1 or 0
+  // Of the XDP program, where the port stands beside the kernel (dataplane/io/dpdk/relay_bpf.h).
+  Counter xdp_redirected;  // given to the relay
+  Counter xdp_passed;      // left to the kernel, for any reason
+  Counter xdp_malformed;   // of these: cut short or with impossible lengths
+  Counter xdp_no_socket;   // of these: the relay's, by a queue that no core serves
 };
 
 }  // namespace culvert

@@ -96,6 +96,16 @@ inline constexpr PortCounterInfo kPortCounters[] = {
      "Frames the port failed to send (oerrors).", &PortStats::send_errors},
     {"link_up", "culvert_port_link_up", CounterKind::kGauge, "1 while the port's link is up.",
      &PortStats::link_up},
+    {"xdp_redirected", "culvert_port_xdp_redirected_total", CounterKind::kCounter,
+     "Frames that the XDP program gave to the relay.", &PortStats::xdp_redirected},
+    {"xdp_passed", "culvert_port_xdp_passed_total", CounterKind::kCounter,
+     "Frames that the XDP program left to the kernel.", &PortStats::xdp_passed},
+    {"xdp_malformed", "culvert_port_xdp_malformed_total", CounterKind::kCounter,
+     "Frames left to the kernel because they were cut short or said impossible lengths.",
+     &PortStats::xdp_malformed},
+    {"xdp_no_socket", "culvert_port_xdp_no_socket_total", CounterKind::kCounter,
+     "Frames for the relay left to the kernel because no core serves their queue.",
+     &PortStats::xdp_no_socket},
 };
 
 }  // namespace culvert

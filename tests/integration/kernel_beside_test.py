@@ -337,6 +337,11 @@ class OneQueue(Beside):
                         self.ssh(family, key)
                         rounds += 1
                     self.assertGreater(rounds, 1)
+
+        def port_numbers():
+            return [p for p in self.relay.control("status")["ports"]
+                    if p["xdp_redirected"] > CLIENTS * MESSAGES and p["xdp_passed"] > 0]
+        wait_for(lambda: len(port_numbers()) == 2, 10, "the ports' numbers, read once a second")
         self.assertEqual(self.relay.stop(), 0)
         self.assertEqual(self.bench.programs(), {})
         counts = self.xdp_counts(self.relay.log())

@@ -136,10 +136,12 @@ class DpdkCores final : public FastCores {
       if (!neighbours_.learn(n.ip, {n.mac, n.port}, 0, NeighbourTable::Origin::kConfigured))
         throw std::runtime_error("dpdk.neighbours: there is no room for " + n.ip.to_string());
     expect_kernel_addresses(config.dpdk, ports_.ports());
-    for (const Port& port : ports_.ports())
+    for (size_t i = 0; i < ports_.ports().size(); ++i) {
+      const Port& port = ports_.ports()[i];
       if (port.kernel == PortKernel::kInterface && port.driver == "net_af_xdp")
-        beside_kernel_.push_back({interface_name(port.if_index),
+        beside_kernel_.push_back({i, interface_name(port.if_index),
                                   std::make_unique<XdpProgram>(engine.snapshot(), port.if_index)});
+    }
     // Before threads start, so that an address without a port ends the start and not a core.
     CoreStats unused;
     const DpdkDriver probe(engine.snapshot(), 0, ports_, neighbours_, options_, unused);
@@ -162,7 +164,12 @@ class DpdkCores final : public FastCores {
   void stop() override { threads_.stop(); }
   size_t table_bytes() const override { return threads_.table_bytes(); }
 
-  uint32_t read_ports(std::span<PortStats> to) const override { return ports_.read_stats(to); }
+  uint32_t read_ports(std::span<PortStats> to) const override {
+    const uint32_t count = ports_.read_stats(to);
+    for (const BesideKernel& beside : beside_kernel_)
+      if (beside.port < count) tell(*beside.program, to[beside.port]);
+    return count;
+  }
 
   void describe(Logger& log) const override {
     warn(log);
@@ -205,7 +212,20 @@ class DpdkCores final : public FastCores {
   }
 
  private:
+  static void tell(const XdpProgram& program, PortStats& to) {
+    const XdpProgram::Counts counts = program.counts();
+    uint64_t by_fate[2] = {0, 0};
+#define X(name, to_us, text) by_fate[to_us] += counts[RELAY_XDP_##name];
+    RELAY_XDP_VERDICTS(X)
+#undef X
+    to.xdp_passed.set(by_fate[0]);
+    to.xdp_redirected.set(by_fate[1]);
+    to.xdp_malformed.set(counts[RELAY_XDP_malformed]);
+    to.xdp_no_socket.set(counts[RELAY_XDP_no_socket]);
+  }
+
   struct BesideKernel {
+    size_t port = 0;
     std::string interface;
     std::unique_ptr<XdpProgram> program;
   };

@@ -145,6 +145,28 @@ class OneCore(OnMemif):
                 self.assertGreaterEqual(result["port"]["neighbour_told"], 2000)
 
 
+    def test_the_families_are_crossed(self):
+        for server in (at(4), at(6)):
+            with self.subTest(server=server):
+                done = self.tool("relay", "--user", USER, "--password", PASSWORD, "--rate", RATE,
+                                 "--sleep", "--duration", SECONDS, "--warm-up", 0, "--family",
+                                 "cross", "--json", "-", server=server)
+                self.assert_whole(json.loads(done.stdout))
+
+    def test_a_search_ends_and_memory_can_be_held(self):
+        result = self.measured("search", "--min-rate", 100, "--max-rate", 500, "--sleep", "--loss",
+                               0.01, "--initial-trial", 0.2, "--final-trial", 0.4,
+                               "--duration-sum", 0.8, "--max-time", 30, "--warm-up", 0.1)
+        self.assertEqual(len(result["goals"]), 1)
+        self.assertGreater(len(result["trials"]), 0)
+        self.measured("idle", "--clients", 300, "--local", CLIENTS[4], "--channels", 2,
+                      "--permissions", 1, "--duration", 1, "--warm-up", 0)
+        self.assertEqual(self.allocations(), [])
+
+    def test_what_does_not_fit_the_link_is_counted_as_such(self):
+        result = self.traffic("--size", 1468, family=6)  # 1468 + 4 + 48 is more than 1500
+        self.assertGreater(result["port"]["exceeds_mtu"], 0)
+
     def test_whole_allocations_come_and_go(self):
         result = self.measured("churn", "--rate", 200, "--duration", SECONDS, "--warm-up", 0,
                                "--local", CLIENTS[4], "--clients", 16)

@@ -347,6 +347,12 @@ void print_summary(const Result& r) {
   if (o.mode != Mode::kCalibrate) print_server(r);
   for (const auto& [name, count] : t.error_kinds)
     std::printf("errors       %llu x %s\n", static_cast<unsigned long long>(count), name.c_str());
+  if (!t.port.empty()) {
+    std::printf("port        ");
+    for (const auto& [name, count] : t.port)
+      std::printf(" %s %llu", name.c_str(), static_cast<unsigned long long>(count));
+    std::printf("\n");
+  }
   if (t.corrupt != 0)
     std::printf("CORRUPT      %llu datagrams of a wrong size\n",
                 static_cast<unsigned long long>(t.corrupt));

@@ -6,6 +6,7 @@ with several, wherever the kernel's fanout puts a datagram.
 CULVERT_DPDK_HUGE=1 takes hugepages instead of --no-huge."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -18,12 +19,14 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from network import command, inside, without_offloads
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
+from turn_client import TurnClient
 
 PORT = 3478
 CLIENT = {4: "10.78.1.2", 6: "fd78:1::2"}
 RELAY_NEAR_CLIENT = {4: "10.78.1.1", 6: "fd78:1::1"}
 RELAY_NEAR_PEER = {4: "10.78.2.1", 6: "fd78:2::1"}
 PEER = {4: "10.78.2.2", 6: "fd78:2::2"}
+KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 CLIENT_SECONDS = 60
 MESSAGES = 100
 
@@ -220,6 +223,62 @@ class OneCore(OnPorts):
                         for o in self.relay.control("drops", "--per-core")["outcomes"]}
             self.assertEqual(core["received_packets"] + core["hairpin_passes"] + core["handed_in"],
                              sum(outcomes.values()))
+
+    def turn_client(self, family):
+        with inside(self.bench.client):
+            sock = socket.socket(KINDS[family], socket.SOCK_DGRAM)
+        client = TurnClient((RELAY_NEAR_CLIENT[family], PORT), USER, PASSWORD, sock)
+        self.addCleanup(client.close)
+        client.allocate(family)
+        return client
+
+    def peer_socket(self, family):
+        with inside(self.bench.peer):
+            sock = socket.socket(KINDS[family], socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.settimeout(10)
+        sock.bind((PEER[family], 0))
+        return sock
+
+    def test_large_datagrams_are_put_together_and_cut(self):
+        # net_af_packet asks the kernel to put IPv4 fragments together before they come here, as long
+        # as they fit its framesz; IPv6 fragments come as they are.
+        for family, size in ((4, 1600), (6, 20000)):
+            text = os.urandom(size)
+            client, peer = self.turn_client(family), self.peer_socket(family)
+            client.permit(peer.getsockname()[:2])
+            client.send(peer.getsockname()[:2], text)
+            data, source = peer.recvfrom(65536)
+            self.assertEqual((data, source[:2]), (text, client.relayed[0]))
+            peer.sendto(text, client.relayed[0])
+            self.assertEqual(client.receive(10)[:2], (peer.getsockname()[:2], text))
+        frames = self.frames()
+        self.assertGreaterEqual(frames["reassembled"], 2)
+        self.assertGreaterEqual(frames["cut"], 4)
+
+    def test_a_peers_kernel_learns_what_fits(self):
+        """It sends as much as its own link carries, with DF: too much with TURN's framing."""
+        for family, level, discover, mtu, size in ((4, socket.IPPROTO_IP, 10, 14, 1472),
+                                                   (6, socket.IPPROTO_IPV6, 23, 24, 1452)):
+            client, peer = self.turn_client(family), self.peer_socket(family)
+            client.permit(peer.getsockname()[:2])
+            peer.setsockopt(level, discover, 2)  # IP_PMTUDISC_DO, IPV6_PMTUDISC_DO
+            peer.connect(client.relayed[0])
+            self.assertEqual(peer.getsockopt(level, mtu), 1500)
+            peer.send(bytes(size))
+            wait_for(lambda: peer.getsockopt(level, mtu) == 1452, 10, "the path's MTU is 1452")
+            with self.assertRaises(OSError) as refused:
+                peer.send(bytes(size))
+            self.assertEqual(refused.exception.errno, errno.EMSGSIZE)
+            with contextlib.suppress(OSError):  # what is left of the error
+                peer.send(b"")
+            fits = os.urandom(size - 48)
+            peer.send(fits)
+            received = client.receive(10)
+            while received[1] == b"":
+                received = client.receive(10)
+            self.assertEqual(received[1], fits)
+        self.assertGreaterEqual(self.frames()["too_big_told"], 2)
 
     def test_privileges_are_gone(self):
         status = pathlib.Path(f"/proc/{self.daemon()}/task")

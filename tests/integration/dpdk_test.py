@@ -241,8 +241,8 @@ class OneCore(OnPorts):
         return sock
 
     def test_large_datagrams_are_put_together_and_cut(self):
-        # net_af_packet asks the kernel to put IPv4 fragments together before they come here, as long
-        # as they fit its framesz; IPv6 fragments come as they are.
+        # net_af_packet asks the kernel to put IPv4 fragments together before they come here, as
+        # long as they fit its framesz; IPv6 fragments come as they are.
         for family, size in ((4, 1600), (6, 20000)):
             text = os.urandom(size)
             client, peer = self.turn_client(family), self.peer_socket(family)

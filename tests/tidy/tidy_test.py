@@ -33,7 +33,7 @@ MAY_INCLUDE = {
     "dataplane/path/": ["dataplane/path/", "dataplane/flow/", "dataplane/wire/",
                         "dataplane/steer/", "dataplane/api/", "dataplane/base/"],
     "dataplane/io/": ["dataplane/io/", "dataplane/path/", "dataplane/wire/", "dataplane/steer/",
-                      "dataplane/api/", "dataplane/base/"],
+                      "dataplane/api/", "dataplane/base/", "dataplane/core/doorbell.h"],
     "dataplane/": ["dataplane/"],
     # Integrity is computed over STUN messages, so the codec stands below it.
     "crypto/": ["crypto/", "dataplane/base/", "dataplane/wire/"],
@@ -52,6 +52,7 @@ MAY_INCLUDE = {
 ONLY_IN = {
     r"openssl/": ["crypto/", "tools/stun_client/"],
     r"liburing\.h": ["dataplane/io/"],
+    r"netlink/": ["dataplane/io/dpdk/"],
     # The flow table is measured against DPDK's own, steering tested against its hash.
     r"rte_": ["dataplane/io/", "bench/micro/table_bench.cc", "tests/unit/dpdk_driver_test.cc",
               "tests/unit/steer_dpdk_test.cc"],

@@ -18,6 +18,7 @@
 #include "control/logging.h"
 #include "dataplane/io/dpdk/dpdk_driver.h"
 #include "dataplane/io/dpdk/eal.h"
+#include "dataplane/io/dpdk/kernel_side.h"
 #include "dataplane/io/dpdk/telemetry.h"
 #include "dataplane/io/dpdk/xdp_program.h"
 #include "tools/culvertd/worker_threads.h"
@@ -118,6 +119,18 @@ void expect_kernel_addresses(const DpdkConfig& config, const std::vector<Port>& 
   return false;
 }
 
+[[nodiscard]] std::string_view kernel_name(PortKernel kernel) {
+  switch (kernel) {
+    case PortKernel::kNobody:
+      return "none";
+    case PortKernel::kInterface:
+      return "beside";
+    case PortKernel::kTap:
+      return "tap";
+  }
+  return "";
+}
+
 class DpdkCores final : public FastCores {
  public:
   DpdkCores(RingEngine& engine, const Config& config, const DerivedLimits& derived,
@@ -132,10 +145,16 @@ class DpdkCores final : public FastCores {
         neighbours_(random.u64()),
         options_(driver_options(config.dpdk)),
         threads_(engine, core_limits(config, derived)) {
+    expect_kernel_addresses(config.dpdk, ports_.ports());
+    if (config.dpdk.kernel != KernelMode::kNone) {
+      kernel_ = std::make_unique<KernelSide>(ports_, options_.addresses, options_.gateways,
+                                             neighbours_, engine.cores());
+      options_.routes = &kernel_->routes();
+      options_.exception = &kernel_->exception();
+    }
     for (const NeighbourConfig& n : config.dpdk.neighbours)
       if (!neighbours_.learn(n.ip, {n.mac, n.port}, 0, NeighbourTable::Origin::kConfigured))
         throw std::runtime_error("dpdk.neighbours: there is no room for " + n.ip.to_string());
-    expect_kernel_addresses(config.dpdk, ports_.ports());
     for (size_t i = 0; i < ports_.ports().size(); ++i) {
       const Port& port = ports_.ports()[i];
       if (port.kernel == PortKernel::kInterface && port.driver == "net_af_xdp")
@@ -146,9 +165,10 @@ class DpdkCores final : public FastCores {
     CoreStats unused;
     const DpdkDriver probe(engine.snapshot(), 0, ports_, neighbours_, options_, unused);
   }
-  ~DpdkCores() override { threads_.stop(); }
+  ~DpdkCores() override { stop(); }
 
   void start(crypto::Random& random) override {
+    if (kernel_) kernel_->start();
     threads_.start(
         random,
         [&](RingEngine& engine, CoreId id) {
@@ -161,7 +181,10 @@ class DpdkCores final : public FastCores {
           worker.run();
         });
   }
-  void stop() override { threads_.stop(); }
+  void stop() override {
+    threads_.stop();
+    if (kernel_) kernel_->stop();
+  }
   size_t table_bytes() const override { return threads_.table_bytes(); }
 
   uint32_t read_ports(std::span<PortStats> to) const override {
@@ -184,7 +207,15 @@ class DpdkCores final : public FastCores {
                         {"verifies_checksums", port.verifies_checksums},
                         {"rss", port.rss},
                         {"port_rules", FlowRules::name(port.rules.method())},
-                        {"port_rules_count", port.rules.count()}});
+                        {"port_rules_count", port.rules.count()},
+                        {"kernel", kernel_name(port.kernel)}});
+    if (!kernel_) return;
+    for (const MirroredInterface& interface : kernel_->interfaces())
+      log.info("kernel beside",
+               {{"port", ports_.ports()[interface.port].name}, {"interface", interface.name}});
+    if (const size_t left_out = kernel_->routes_left_out(); left_out != 0)
+      log.warning("too many routes: only networks on a link and default routes are used",
+                  {{"left_out", left_out}, {"limit", kMaxRoutes}});
   }
 
   void warn(Logger& log) const {
@@ -238,6 +269,7 @@ class DpdkCores final : public FastCores {
   DpdkPorts ports_;
   NeighbourTable neighbours_;
   DpdkOptions options_;
+  std::unique_ptr<KernelSide> kernel_;
   std::vector<BesideKernel> beside_kernel_;  // gone before the ports close
   WorkerThreads<DpdkDriver> threads_;
 };

@@ -7,7 +7,7 @@ BUILD_PACKAGES=(
   meson ninja-build pkg-config g++ ccache
   liburing-dev libssl-dev libjemalloc-dev libsqlite3-dev libtomlplusplus-dev libcli11-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libboost-dev libsystemd-dev libcap-dev libpcap-dev
-  libutf8proc-dev libdpdk-dev
+  libutf8proc-dev libdpdk-dev libnl-route-3-dev
   clang libbpf-dev libxdp-dev
 )
 

@@ -32,7 +32,7 @@ DpdkDriver::DpdkDriver(const Snapshot& snapshot, CoreId core, DpdkPorts& ports,
                        NeighbourTable& neighbours, const DpdkOptions& options, CoreStats& stats)
     : stats_(stats),
       neighbours_(neighbours),
-      routes_(options.addresses, options.gateways),
+      own_routes_(options.addresses, options.gateways),
       core_(core),
       cores_(snapshot.cores),
       options_(options),
@@ -52,6 +52,8 @@ DpdkDriver::DpdkDriver(const Snapshot& snapshot, CoreId core, DpdkPorts& ports,
 }
 
 DpdkDriver::~DpdkDriver() {
+  for (uint32_t i = 0; i < unresolved_count_; ++i)
+    rte_pktmbuf_free(unresolved_[i].mbuf);
   release_held();
 }
 

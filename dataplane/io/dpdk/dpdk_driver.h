@@ -6,15 +6,18 @@
 //
 // Receiving: a burst from one port after another; each frame is parsed where it lies
 // (wire/frame.h), and datagrams for our listeners and relayed ports are handed out with their
-// payload still in its buffer. ARP, neighbour discovery and echo are answered here (host.h): no
-// kernel serves these ports. All else is counted by name (api/frame_counter.def) and freed.
+// payload still in its buffer. On a bare port, ARP, neighbour discovery and echo are answered here
+// (host.h). With a kernel beside the port (Port::kernel) that is the kernel's business, and link
+// addresses and routes are the kernel's: what is not for the relay goes to it over a ring where it
+// has no other way (exception.h). All else is counted by name (api/frame_counter.def) and freed.
 // Sending: new headers are written into the very buffer that the datagram came in, in front of its
 // payload; what the relay made itself, or another core handed over, is copied into a fresh one.
 // UDP checksums are carried over incrementally: the payload is not read.
 //
 // Invariants: nothing is allocated after construction but buffers from the ports' pools; each
-// buffer is freed or sent exactly once; an unknown next hop, a full port or an empty pool costs the
-// datagram, counted, and never blocks. Cost: docs/performance.md.
+// buffer is freed or sent exactly once; a full port or an empty pool costs the datagram,
+// counted, an unknown next hop makes a few wait (kMaxUnresolved), and nothing blocks. Cost:
+// docs/performance.md.
 #pragma once
 
 #include <array>
@@ -26,6 +29,7 @@
 #include "dataplane/api/snapshot.h"
 #include "dataplane/api/stats.h"
 #include "dataplane/base/ticks.h"
+#include "dataplane/io/dpdk/exception.h"
 #include "dataplane/io/dpdk/host.h"
 #include "dataplane/io/dpdk/neighbours.h"
 #include "dataplane/io/dpdk/ports.h"
@@ -45,9 +49,19 @@ namespace culvert {
 // default for echo is 1000 (net.ipv4.icmp_msgs_per_sec).
 inline constexpr uint32_t kMaxHostAnswersPerSecond = 1000;
 
+// Datagrams that wait on one core until a next hop's link address is known, how many of them for
+// one next hop, and how long: what came to be lost before a call's first second is over. Linux
+// keeps about as many for one neighbour (net.ipv4.neigh.default.unres_qlen).
+inline constexpr size_t kMaxUnresolved = 64;
+inline constexpr size_t kMaxUnresolvedPerHop = 16;
+inline constexpr Ticks kMaxUnresolvedTicks = 1 * kTicksPerSecond;
+
 struct DpdkOptions {
   std::vector<PortAddress> addresses;
   std::vector<IpAddress> gateways;
+  // Where a port has a kernel beside it: its thread's ends. Both or none.
+  RouteTable* routes = nullptr;
+  ExceptionPath* exception = nullptr;
   // Never sleeps. Otherwise an idle core sleeps up to 100 us at a time.
   bool busy = false;
   // UDP checksums of every datagram are verified, not only of STUN messages.
@@ -112,6 +126,14 @@ class DpdkDriver {
     frame::MacAddress mac{};
     uint8_t port = 0;
     bool known = false;
+    bool awaited = false;  // asked for: the datagram may wait
+  };
+  // A finished frame but for its destination's link address.
+  struct Unresolved {
+    rte_mbuf* mbuf = nullptr;
+    IpAddress target;
+    PortAddress by;
+    Ticks since = 0;
   };
 
   void count(FrameCounter counter) { stats_.frames[static_cast<size_t>(counter)].add(1); }
@@ -122,8 +144,8 @@ class DpdkDriver {
   void release_held();
   [[nodiscard]] uint32_t take_frames(PortOfCore& port, uint32_t frames, std::span<RxDatagram> rx);
   [[nodiscard]] bool take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx);
-  [[nodiscard]] bool for_path(frame::Kind kind, const frame::Parsed& parsed, bool good,
-                              RxDatagram& rx);
+  [[nodiscard]] bool for_path(PortOfCore& port, const rte_mbuf* mbuf, frame::Kind kind,
+                              const frame::Parsed& parsed, bool good, RxDatagram& rx);
   void take_fragment(const rte_mbuf* mbuf, PortOfCore& port, RxDatagram& rx);
   void expire_fragments();
   void count_given_up(const Reassembler::GivenUp& given_up);
@@ -131,9 +153,16 @@ class DpdkDriver {
   void react(PortOfCore& port, const rte_mbuf* mbuf);
   void learn(PortOfCore& port, const uint8_t* frame, const IpAddress& source);
 
+  // The kernel beside a port.
+  void leave(PortOfCore& port, const rte_mbuf* mbuf, FrameCounter when_bare);
+  void punt(PortOfCore& port, const rte_mbuf* mbuf);
+  void send_from_kernel();
+
   // Sending.
   [[nodiscard]] NextHop next_hop(const Routes::Route& route);
   void ask(const PortAddress& by, const IpAddress& target);
+  [[nodiscard]] bool hold_unresolved(rte_mbuf* mbuf, const Routes::Route& route);
+  void send_resolved();
   // Longer than the port's MTU: dpdk_fragments.cc.
   [[nodiscard]] bool send_long(const TxDatagram& tx, const NextHop& hop);
   void send_piece(PortOfCore& port, const frame::Link& link, const frame::Outgoing& o,
@@ -151,7 +180,8 @@ class DpdkDriver {
 
   CoreStats& stats_;
   NeighbourTable& neighbours_;
-  Routes routes_;
+  const Routes own_routes_;
+  const Routes* routes_ = &own_routes_;
   CoreId core_;
   CoreId cores_;
   DpdkOptions options_;
@@ -189,9 +219,12 @@ class DpdkDriver {
   std::array<rte_mbuf*, kMaxBurst> frames_{};
   std::array<NextHop, kMaxBurst> hops_;
   std::array<Routes::Route, kMaxBurst> route_;
+  uint32_t unresolved_count_ = 0;
+  std::array<Unresolved, kMaxUnresolved> unresolved_;
 
   Ticks ticks_ = 0;       // of now()
   uint16_t seconds_ = 0;  // the same: ages of neighbours
+  PuntBudget punt_budget_;
   uint16_t budget_second_ = 0;
   uint32_t budget_left_ = kMaxHostAnswersPerSecond;
   uint16_t identification_ = 0;

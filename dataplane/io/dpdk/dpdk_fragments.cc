@@ -11,13 +11,14 @@ namespace culvert {
 // Counts the fragment; where it completes a datagram for us, `rx` and the next place of held_ are
 // filled and held_.count has grown. The frame's bytes are copied: the buffer stays the caller's.
 void DpdkDriver::take_fragment(const rte_mbuf* mbuf, PortOfCore& port, RxDatagram& rx) {
-  if (!fragment_budget_.take(ticks_)) return count(FrameCounter::k_fragment_budget);
   const auto* bytes = rte_pktmbuf_mtod(mbuf, const uint8_t*);
   frame::Fragment fragment;
   if (!frame::parse_fragment({bytes, mbuf->data_len}, fragment))
     return count(FrameCounter::k_fragment);
-  if (address_index(fragment.destination) == kNoAddressIndex)
-    return count(FrameCounter::k_not_ours);
+  if (address_index(fragment.destination) == kNoAddressIndex ||
+      (!port.learns && fragment.protocol != frame::kProtocolUdp))
+    return leave(port, mbuf, FrameCounter::k_not_ours);
+  if (!fragment_budget_.take(ticks_)) return count(FrameCounter::k_fragment_budget);
 
   const auto verify = options_.verify_all ? frame::Verify::kAll : frame::Verify::kHeaders;
   Reassembler::Handle handle = 0;
@@ -41,7 +42,7 @@ void DpdkDriver::take_fragment(const rte_mbuf* mbuf, PortOfCore& port, RxDatagra
   frame::Parsed parsed;
   const frame::Kind kind = fragments_.table.parse(handle, verify, parsed);
   if (kind != frame::Kind::k_udp) return count(frame_counter(kind));
-  if (!for_path(kind, parsed, false, rx)) return;
+  if (!for_path(port, mbuf, kind, parsed, false, rx)) return;
   Held& held = held_.items[held_.count++];
   held.mbuf = nullptr;
   held.begin = held.payload = parsed.payload;
@@ -49,7 +50,7 @@ void DpdkDriver::take_fragment(const rte_mbuf* mbuf, PortOfCore& port, RxDatagra
   held.length = parsed.length;
   held.sum = parsed.payload_sum;
   held.sum_state = rx.sum_state;
-  if (routes_.learns_from(parsed.source.ip)) learn(port, bytes, parsed.source.ip);
+  if (port.learns && routes_->learns_from(parsed.source.ip)) learn(port, bytes, parsed.source.ip);
 }
 
 void DpdkDriver::release_reassembled() {
@@ -71,8 +72,12 @@ void DpdkDriver::expire_fragments() {
 
 // ---- sending
 
-// True: queued, whole though in pieces; false: counted.
+// True: queued, whole though in pieces; false: counted. It does not wait for a next hop.
 bool DpdkDriver::send_long(const TxDatagram& tx, const NextHop& hop) {
+  if (!hop.known) {
+    count(FrameCounter::k_no_next_hop);
+    return false;
+  }
   PortOfCore& port = *ports_[hop.port];
   const size_t mtu = port.frame_limit - frame::kEthernetHeader;
   const bool ipv6 = tx.to.ip.is_v6();
@@ -191,7 +196,8 @@ bool DpdkDriver::tell(const Received& received, frame::IcmpError error, uint32_t
   const bool v6 = packet[0] >> 4 == 6;
   const IpAddress sender = v6 ? IpAddress::v6_bytes(&packet[8]) : IpAddress::v4_bytes(&packet[12]);
   const IpAddress ours = v6 ? IpAddress::v6_bytes(&packet[24]) : IpAddress::v4_bytes(&packet[16]);
-  const NextHop hop = next_hop(routes_.route(sender));
+  const NextHop hop = next_hop(routes_->route(sender));
+  if (hop.awaited) count(FrameCounter::k_no_next_hop);
   if (!hop.known) return false;
   PortOfCore& port = *ports_[hop.port];
   rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);

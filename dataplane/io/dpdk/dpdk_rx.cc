@@ -29,6 +29,12 @@ uint32_t DpdkDriver::rx_burst(std::span<RxDatagram> rx) {
   release_held();
   if (fragments_wait_ && ticks_reached(ticks_, fragments_due_)) [[unlikely]]
     expire_fragments();
+  if (options_.routes != nullptr) {
+    routes_ = &options_.routes->enter(core_);
+    if (core_ == 0) send_from_kernel();
+  }
+  if (unresolved_count_ != 0) [[unlikely]]
+    send_resolved();
   const auto want = static_cast<uint16_t>(std::min<size_t>({rx.size(), burst_, kMaxBurst}));
   for (size_t tried = 0; tried < ports_.size(); ++tried) {
     PortOfCore& port = *ports_[next_port_];
@@ -60,6 +66,7 @@ uint32_t DpdkDriver::take_frames(PortOfCore& port, uint32_t frames, std::span<Rx
   }
   if (dropped != 0) rte_pktmbuf_free_bulk(frames_.data(), dropped);
   if (port.queued != 0) (void)flush(port);
+  if (options_.exception != nullptr) options_.exception->ring(core_);
   return held_.count;
 }
 
@@ -83,7 +90,7 @@ bool DpdkDriver::take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx) {
     return false;
   }
   if (length >= frame::kEthernetHeader && load_be16(bytes + 12) == frame::kEtherVlan) [[unlikely]] {
-    count(FrameCounter::k_vlan_tagged);
+    leave(port, mbuf, FrameCounter::k_vlan_tagged);
     return false;
   }
   frame::Parsed parsed;
@@ -91,7 +98,7 @@ bool DpdkDriver::take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx) {
   const frame::Kind kind = frame::parse({bytes, length}, verify, parsed);
   if (frame::info(kind).disposition != frame::Disposition::path) [[unlikely]] {
     if (kind == frame::Kind::k_not_ip || kind == frame::Kind::k_other_protocol)
-      react(port, mbuf);
+      port.learns ? react(port, mbuf) : leave(port, mbuf, frame_counter(kind));
     else if (kind == frame::Kind::k_fragment)
       take_fragment(mbuf, port, rx);
     else
@@ -101,7 +108,7 @@ bool DpdkDriver::take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx) {
   // "None": sound, though the field was never filled in (a guest on this host sent it).
   const bool unfilled = l4 == RTE_MBUF_F_RX_L4_CKSUM_NONE;
   const bool good = unfilled || l4 == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
-  if (!for_path(kind, parsed, good, rx)) return false;
+  if (!for_path(port, mbuf, kind, parsed, good, rx)) return false;
   if (unfilled) [[unlikely]]
     rx.sum_state = PayloadSum::kUnknown;
   Held& held = held_.items[held_.count];
@@ -112,19 +119,20 @@ bool DpdkDriver::take_frame(PortOfCore& port, rte_mbuf* mbuf, RxDatagram& rx) {
   held.length = parsed.length;
   held.sum = parsed.payload_sum;
   held.sum_state = rx.sum_state;
-  if (kind == frame::Kind::k_udp && routes_.learns_from(parsed.source.ip)) [[unlikely]]
+  if (port.learns && kind == frame::Kind::k_udp && routes_->learns_from(parsed.source.ip))
+      [[unlikely]]
     learn(port, bytes, parsed.source.ip);
   return true;
 }
 
-// What the datagram is to us; false: counted.
-bool DpdkDriver::for_path(frame::Kind kind, const frame::Parsed& parsed, bool good,
-                          RxDatagram& rx) {
+// What the datagram is to us; false: counted, and the kernel's where there is one.
+bool DpdkDriver::for_path(PortOfCore& port, const rte_mbuf* mbuf, frame::Kind kind,
+                          const frame::Parsed& parsed, bool good, RxDatagram& rx) {
   const bool is_error = kind == frame::Kind::k_icmp_error;
   const TransportAddress& ours = is_error ? parsed.source : parsed.destination;
   const uint16_t index = address_index(ours.ip);
   if (index == kNoAddressIndex) {
-    count(FrameCounter::k_not_ours);
+    leave(port, mbuf, FrameCounter::k_not_ours);
     return false;
   }
   const Address& address = addresses_[index];
@@ -160,7 +168,7 @@ bool DpdkDriver::for_path(frame::Kind kind, const frame::Parsed& parsed, bool go
     }
   }
   if (!address.relays || ours.port < port_low_ || ours.port > port_high_) {
-    count(FrameCounter::k_not_ours);
+    leave(port, mbuf, FrameCounter::k_not_ours);
     return false;
   }
   rx.kind = is_error ? RxKind::kIcmpError : RxKind::kPeer;
@@ -176,7 +184,6 @@ void DpdkDriver::react(PortOfCore& port, const rte_mbuf* mbuf) {
               ? FrameCounter::k_other_protocol
               : FrameCounter::k_not_ip);
   };
-  if (port.shared.kernel != PortKernel::kNobody) return not_for_us();
   const std::span<const uint8_t> frame{bytes, mbuf->data_len};
   rte_mbuf* answer = rte_pktmbuf_alloc(port.pool);
   if (answer == nullptr) return count(FrameCounter::k_no_buffer);

@@ -42,6 +42,7 @@ struct DpdkDriver::PortOfCore {
         tx(p.queue(static_cast<uint16_t>(core % p.tx_queues))),
         tx_lock(p.shared_tx ? &p.locks[core % p.tx_queues] : nullptr),
         receives(core < p.rx_queues),
+        learns(p.kernel == PortKernel::kNobody),
         pool(p.pools[core]),
         frame_limit(p.mtu + frame::kEthernetHeader) {}
 
@@ -51,6 +52,7 @@ struct DpdkDriver::PortOfCore {
   PortQueue tx;
   QueueLock* tx_lock;  // nullptr: the queue is this core's alone
   bool receives;
+  bool learns;  // link addresses, from what it receives
   rte_mempool* pool;
   size_t frame_limit;
   host::Port host;

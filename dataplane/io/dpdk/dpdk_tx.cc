@@ -18,7 +18,7 @@ namespace {
 uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
   // The table's lines for the whole burst are under way before the first is needed.
   for (uint32_t i = 0; i < tx.count; ++i) {
-    route_[i] = routes_.route(tx.items[i].to.ip);
+    route_[i] = routes_->route(tx.items[i].to.ip);
     neighbours_.prefetch(route_[i].target);
   }
   for (uint32_t i = 0; i < tx.count; ++i) {
@@ -28,14 +28,18 @@ uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
   uint32_t failed = 0;
   for (uint32_t i = 0; i < tx.count; ++i) {
     const TxDatagram& datagram = tx.items[i];
-    if (hops_[i].known && !fits(datagram, ports_[hops_[i].port]->frame_limit)) [[unlikely]] {
-      if (!send_long(datagram, hops_[i])) ++failed;
+    const NextHop& hop = hops_[i];
+    const bool wanted = hop.known || hop.awaited;
+    if (wanted && !fits(datagram, ports_[hop.port]->frame_limit)) [[unlikely]] {
+      if (!send_long(datagram, hop)) ++failed;
       continue;
     }
-    rte_mbuf* mbuf = hops_[i].known ? make_frame(datagram, hops_[i]) : nullptr;
+    rte_mbuf* mbuf = wanted ? make_frame(datagram, hop) : nullptr;
     if (mbuf == nullptr)
       ++failed;
-    else if (!queue(*ports_[hops_[i].port], mbuf)) {
+    else if (hop.awaited)
+      failed += hold_unresolved(mbuf, route_[i]) ? 0 : 1;
+    else if (!queue(*ports_[hop.port], mbuf)) {
       rte_pktmbuf_free(mbuf);
       ++failed;
     }
@@ -44,32 +48,75 @@ uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
     tell_expired(tx);
   for (const auto& port : ports_)
     if (port->queued != 0) failed += flush(*port);
+  if (options_.exception != nullptr) options_.exception->ring(core_);
   // What the port did not take may be a request for a link address, or one of several fragments.
   return std::min(failed, tx.count);
 }
 
-// Known, or counted why not.
+// Known, awaited, or counted why not.
 DpdkDriver::NextHop DpdkDriver::next_hop(const Routes::Route& route) {
   NeighbourTable::Hop hop;
   using State = NeighbourTable::State;
   const State state = neighbours_.find(route.target, seconds_, route.by != nullptr, hop);
   if (state == State::kKnown || state == State::kStale) {
     if (state == State::kStale) ask(*route.by, route.target);
-    return {hop.mac, hop.port, hop.port < ports_.size()};
+    return {hop.mac, hop.port, hop.port < ports_.size(), false};
   }
   if (route.by == nullptr) {
     count(FrameCounter::k_no_route);
-  } else {
-    if (state == State::kUnknown) ask(*route.by, route.target);
-    count(FrameCounter::k_no_next_hop);
+    return {};
   }
-  return {};
+  if (state == State::kUnknown) ask(*route.by, route.target);
+  return {{}, route.by->port, false, route.by->port < ports_.size()};
+}
+
+// False: freed and counted. A next hop that never answers takes no more than its share.
+bool DpdkDriver::hold_unresolved(rte_mbuf* mbuf, const Routes::Route& route) {
+  size_t same = 0;
+  for (uint32_t i = 0; i < unresolved_count_; ++i)
+    same += unresolved_[i].target == route.target ? 1 : 0;
+  if (unresolved_count_ == unresolved_.size() || same >= kMaxUnresolvedPerHop) {
+    count(FrameCounter::k_no_next_hop);
+    rte_pktmbuf_free(mbuf);
+    return false;
+  }
+  unresolved_[unresolved_count_++] = {mbuf, route.target, *route.by, ticks_};
+  return true;
+}
+
+// Those whose next hop has become known go out in the order in which they came.
+void DpdkDriver::send_resolved() {
+  uint32_t left = 0;
+  for (uint32_t i = 0; i < unresolved_count_; ++i) {
+    const Unresolved u = unresolved_[i];
+    NeighbourTable::Hop hop;
+    using State = NeighbourTable::State;
+    const State state = neighbours_.find(u.target, seconds_, true, hop);
+    if (state == State::kKnown || state == State::kStale) {
+      std::memcpy(rte_pktmbuf_mtod(u.mbuf, uint8_t*), hop.mac.data(), hop.mac.size());
+      count(FrameCounter::k_next_hop_awaited);
+      if (!queue(*ports_[u.by.port], u.mbuf)) rte_pktmbuf_free(u.mbuf);
+    } else if (ticks_ - u.since >= kMaxUnresolvedTicks) {
+      count(FrameCounter::k_no_next_hop);
+      rte_pktmbuf_free(u.mbuf);
+    } else {
+      if (state == State::kUnknown) ask(u.by, u.target);
+      unresolved_[left++] = u;
+    }
+  }
+  unresolved_count_ = left;
+  for (const auto& port : ports_)
+    if (port->queued != 0) (void)flush(*port);
+  if (options_.exception != nullptr) options_.exception->ring(core_);
 }
 
 void DpdkDriver::ask(const PortAddress& by, const IpAddress& target) {
   if (by.port >= ports_.size()) return;
   PortOfCore& port = *ports_[by.port];
-  if (port.shared.kernel != PortKernel::kNobody) return;  // asking is the kernel's
+  if (!port.learns) {
+    const bool asked = options_.exception->ask(core_, port.position, target);
+    return count(asked ? FrameCounter::k_neighbour_asked : FrameCounter::k_punt_full);
+  }
   rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
   if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
   const std::span<uint8_t> room{rte_pktmbuf_mtod(mbuf, uint8_t*), rte_pktmbuf_tailroom(mbuf)};

@@ -1,6 +1,7 @@
 #include "dataplane/io/dpdk/neighbours.h"
 
 #include <bit>
+#include <thread>
 
 namespace culvert {
 
@@ -9,6 +10,7 @@ namespace {
 constexpr uint64_t kUsed = uint64_t{1} << 63;
 constexpr uint64_t kResolved = uint64_t{1} << 62;
 constexpr uint64_t kStatic = uint64_t{1} << 61;
+constexpr uint64_t kMirrored = uint64_t{1} << 60;
 // So that a small seed multiplies as well as a random one.
 constexpr uint64_t kSpread = 0x9e3779b97f4a7c15u;
 
@@ -87,7 +89,8 @@ NeighbourTable::State NeighbourTable::find(const IpAddress& ip, uint16_t now_sec
     return State::kUnknown;
   }
   const uint16_t since = age(now_seconds, slot->confirmed_seconds.load(std::memory_order_relaxed));
-  const bool believed = (link & kStatic) != 0 || !ages || since < kNeighbourGoneSeconds;
+  const bool believed =
+      (link & (kStatic | kMirrored)) != 0 || !ages || since < kNeighbourGoneSeconds;
   const bool known = (link & kResolved) != 0 && believed;
   if (known) hop = unpack(link);
   if ((link & kStatic) != 0 || !ages) return known ? State::kKnown : State::kUnknown;
@@ -103,8 +106,8 @@ bool NeighbourTable::learn(const IpAddress& ip, const Hop& hop, uint16_t now_sec
   Bucket& in = bucket(ip);
   uint64_t link = 0;
   Slot* slot = match(in, ip, link);
-  const uint64_t wanted =
-      kUsed | kResolved | (origin == Origin::kConfigured ? kStatic : 0) | pack(hop);
+  const uint64_t wanted = kUsed | kResolved | (origin == Origin::kConfigured ? kStatic : 0) |
+                          (origin == Origin::kKernel ? kMirrored : 0) | pack(hop);
   if (slot != nullptr && origin != Origin::kConfigured) {
     if ((link & kStatic) != 0) return true;
     if (link == wanted) {
@@ -121,6 +124,30 @@ bool NeighbourTable::learn(const IpAddress& ip, const Hop& hop, uint16_t now_sec
   if (slot != nullptr) write(*slot, ip, wanted, now_seconds);
   writing_.clear(std::memory_order_release);
   return slot != nullptr;
+}
+
+bool NeighbourTable::mirrors(const IpAddress& ip, const Hop& hop) const {
+  uint64_t link = 0;
+  return match(bucket(ip), ip, link) != nullptr &&
+         link == (kUsed | kResolved | kMirrored | pack(hop));
+}
+
+// learn() gives up where another thread writes, or where the bucket is full of configured entries:
+// the first passes in a moment, the second never.
+void NeighbourTable::mirror(const IpAddress& ip, const Hop& hop, uint16_t now_seconds) {
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries && !learn(ip, hop, now_seconds, Origin::kKernel); ++i)
+    std::this_thread::yield();
+}
+
+void NeighbourTable::forget(const IpAddress& ip, uint16_t now_seconds) {
+  while (writing_.test_and_set(std::memory_order_acquire))
+    std::this_thread::yield();
+  uint64_t link = 0;
+  Slot* slot = match(bucket(ip), ip, link);
+  if (slot != nullptr && (link & kStatic) == 0 && (link & kResolved) != 0)
+    write(*slot, ip, kUsed, now_seconds);
+  writing_.clear(std::memory_order_release);
 }
 
 NeighbourTable::Slot* NeighbourTable::victim(Bucket& bucket, uint16_t now_seconds) {

@@ -1,6 +1,6 @@
 // Which link address belongs to an IP address on a port: ARP's and neighbour discovery's cache of a
-// relay whose ports no kernel serves. One table for all fast cores, since an answer arrives on
-// whichever queue the port chose.
+// relay whose ports no kernel serves, and the copy of the kernel's where one does. One table for
+// all fast cores, since an answer arrives on whichever queue the port chose.
 //
 // Readers never wait: a slot is a sequence lock over four words. Writers are rare (a new or a
 // changed neighbour); a writer that finds another one at work gives up, and learns from the next
@@ -50,9 +50,17 @@ class NeighbourTable {
     kConfigured,  // stays, whatever is heard
     kAnswer,      // made or changed
     kUpdate,      // changed where it exists (gratuitous ARP, unsolicited advertisement)
+    kKernel,      // the kernel's: believed until it says otherwise, and asked again while in use
   };
   // False: not taken (the bucket is full of configured entries, or another core is writing).
   bool learn(const IpAddress& ip, const Hop& hop, uint16_t now_seconds, Origin origin);
+
+  // The mirror of the kernel's table: these wait for a core that writes.
+  void mirror(const IpAddress& ip, const Hop& hop, uint16_t now_seconds);
+  // Unknown from now on, unless it was configured.
+  void forget(const IpAddress& ip, uint16_t now_seconds);
+  // Whether it is the kernel's and just so.
+  [[nodiscard]] bool mirrors(const IpAddress& ip, const Hop& hop) const;
 
  private:
   struct alignas(32) Slot {

@@ -225,7 +225,8 @@ class KernelBeside:
 
     def test_a_peer_whose_link_address_changes_is_followed(self):
         for family in (4, 6):
-            with self.subTest(family=family), self.relayed(family, self.peer[family]) as (client, other):
+            with self.subTest(family=family), \
+                    self.relayed(family, self.peer[family]) as (client, other):
                 wait_for(lambda: self.arrives(client, other, b"before"), 10, "the peer hears us")
                 old = self.link_address(self.hosts.peer)
                 new = f"02:00:00:00:09:0{family}"
@@ -234,7 +235,8 @@ class KernelBeside:
                 self.change_link_address(new)
                 wait_for(lambda: self.arrives(client, other, b"after"), 15,
                          f"datagrams go to {new}")
-                self.assertIn(new, execute(self.hosts.relay, "ip", "neigh", "show", self.peer[family]))
+                self.assertIn(new, execute(self.hosts.relay, "ip", "neigh", "show",
+                                           self.peer[family]))
 
     def change_link_address(self, link):
         """The peer's. It says so by asking for the relay, as hosts do after such a change."""

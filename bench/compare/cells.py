@@ -5,7 +5,7 @@ sections are. `higher` says which way is better; `bound` names the bare loop's m
 one exists. The cells of a curve differ in one number, `x`, and share their server processes, so
 that a curve's points see the same server in the same state.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -23,6 +23,13 @@ class Cell:
     duration: float = 0  # 0: the plan's
     warm_up: float = -1
     x: float = 0  # a point of a curve: where it stands
+    # Who runs it: names of PORT_CONTENDERS and of servers on sockets; none: all of the latter.
+    who: tuple = ()
+    own_args: dict = field(default_factory=dict)  # of one of them, after args
+    # The rate is this share of what the slowest of the names did in the cell: (share, cell, names).
+    rate_of: tuple = ()
+    flood_of: tuple = ()  # the same for a flood's rate
+    near: bool = False  # only rounds in which the two CPUs were near each other count
 
 
 # Section titles, in the report's order.
@@ -36,6 +43,36 @@ GROUPS = {
     "flows": "Scaling with flows",
     "churn": "Complete authenticated allocations per CPU-second",
     "memory": "Memory",
+    "port": "A port of our own: memif, one core, against testpmd 5tswap",
+    "port_cpu": "Packets per CPU-second: a port of our own against coturn on kernel sockets",
+    "port_delay": "Latency on memif at half of the slower one's rate",
+    "xdp": "AF_XDP on veth, one core, against testpmd 5tswap",
+    "flood": "Spoofed Allocates at 100 % of the core's rate beside 30 % of legitimate traffic",
+    "port_cores": "Two fast cores on memif",
+    "port_kinds": "What each kind of traffic costs on a port without a wire",
+}
+# What ratios of a group are against, where it is not coturn.
+BASES = {"port": "testpmd", "port_delay": "testpmd", "xdp": "testpmd",
+         "flood": "culvert alone", "port_cores": "1 core", "port_kinds": ""}
+# What one must know to read a group's figures.
+NOTES = {
+    "port": "The server on one CPU, the generator on the other. Only rounds count in which a cache "
+            "line went from CPU to CPU and back within 200 ns before and after, and in which the "
+            "server had at least 98 % of its CPU: this machine's host moves its CPUs, and memif's "
+            "figures with them. testpmd looks at nothing but the headers it swaps.",
+    "port_cpu": "Not the same work in the same place: culvert's datagrams come and go by shared "
+                "memory and cost no system call, coturn's pass the kernel, whose time is coturn's. "
+                "coturn has 32 allocations, with which it is fastest, and not 16,384.",
+    "port_delay": "Both at the same rate, half of what the slower one forwarded in the section "
+                  "above. The scheduler is in the tail of both.",
+    "xdp": "The kernel copies every frame at both ends; that, not the relay, is what the figure "
+           "shows. 5tswap instead of macswap, so that the generator gets its frames back.",
+    "flood": "Forged addresses, each datagram another one; answers are paid from the reply budget. "
+             "Delivered: of the legitimate datagrams that were due.",
+    "port_cores": "The two fast cores share one CPU, the generator has the other: this shows that "
+                  "hand-over is correct and what it costs, not what a second core brings.",
+    "port_kinds": "bench/macro/dpdk_memory_port: two programs on one CPU take turns; frames of 200 "
+                   "bytes come out of memory for ever, and what is sent is freed.",
 }
 # Groups whose cells are the points of curves: what their x is.
 CURVES = {
@@ -47,9 +84,8 @@ CURVES = {
 PER_CPU = "server.per_cpu_second"
 PER_CPU_UNIT = "packets/CPU-s"
 LOAD_KPPS = (10, 20, 40, 80, 120, 160)
-LOAD_KPPS_QUICK = (10, 40, 80, 140)
+LOAD_KPPS_QUICK = (10, 40, 140)
 CLIENTS = (10, 32, 100, 320, 1000, 3200)
-CLIENTS_QUICK = (32, 320, 1600)
 CHANNELS = (1, 2, 4, 8, 16, 32)
 
 
@@ -115,24 +151,74 @@ def memory(requests, seconds):
     ]
 
 
+CHANNELS_OF_CLIENT = 4
+PORT_SIZE = 150  # of the payload: frames of 200 bytes with Ethernet's FCS
+
+
+def port_args(clients):
+    return ["relay", "--clients", str(clients), "--channels", str(CHANNELS_OF_CLIENT), "--peers",
+            "256", "--size", str(PORT_SIZE), "--direction", "to-peer"]
+
+
+def port(clients, rounds, fewer):
+    """Against testpmd, and coturn in the same session; `fewer`: rounds of all but the first."""
+    flows = f"{clients * CHANNELS_OF_CLIENT:,} flows, 200-byte frames"
+    args = port_args(clients) + ["--unpaced"]
+    cells = [
+        Cell("port", flows, args, "received_per_s", "packets/s", rounds=rounds, fresh=True,
+             who=("culvert", "testpmd"), near=True),
+        Cell("port_cpu", flows, args, PER_CPU, PER_CPU_UNIT, rounds=fewer,
+             fresh=True, who=("culvert", "coturn"), own_args={"coturn": [
+                 "relay", "--clients", "32", "--size", str(PORT_SIZE), "--direction", "to-peer",
+                 "--unpaced"]}),
+        Cell("port_delay", flows, port_args(clients), "latency.both", "us", higher=False,
+             rounds=fewer, fresh=True, who=("culvert", "testpmd"),
+             rate_of=(0.5, "port", ("culvert", "testpmd"))),
+    ]
+    both = ("culvert alone", "culvert flooded")
+    cells += [Cell("flood", f"legitimate: {flows}", port_args(clients), "flood", "", rounds=fewer,
+                   fresh=True, who=both, rate_of=(0.3, "port", ("culvert",)),
+                   flood_of=(1.0, "port", ("culvert",)))]
+    return cells
+
+
+def port_cores(clients, rounds):
+    return Cell("port_cores", f"{clients * CHANNELS_OF_CLIENT:,} flows, 200-byte frames",
+                port_args(clients) + ["--unpaced"], "handoff", "", rounds=rounds, fresh=True,
+                who=("1 core", "2 cores, owner's queue", "2 cores, wrong queue"))
+
+
+def xdp(rounds):
+    return Cell("xdp", "1,024 flows, 200-byte frames", port_args(256) + ["--unpaced"],
+                "received_per_s", "packets/s", rounds=rounds, fresh=True,
+                who=("culvert on AF_XDP", "testpmd on AF_XDP"))
+
+
+def memory_port(turns, seconds, only=()):
+    """One cell for all: bench/macro/dpdk_memory_port alternates by itself."""
+    return [Cell("port_kinds", "ratios", [str(turns), str(seconds), *only], "ratio", "ratio",
+                 who=("port_kinds",), duration=len(only) or 11)]
+
+
 def full_plan():
     cells = [throughput(a, s, d) for a in (32, 1000) for s in (120, 200, 1200)
              for d in ("to-peer", "to-client")]
-    cells += [runs(s, d, gso) for gso in (False, True) for s in (200, 1200)
+    cells += [runs(s, d, gso) for gso, s in ((False, 200), (True, 200), (True, 1200))
               for d in ("to-peer", "to-client")]
-    cells += [load(k, 5) for k in LOAD_KPPS]
-    cells += [latency(11)]
-    cells += [clients(c, 5) for c in CLIENTS] + [flows(c, 5) for c in CHANNELS]
-    return cells + [churn(32)] + memory(50000, 6)
+    cells += [load(k, 4) for k in LOAD_KPPS]
+    cells += [latency(8)]
+    cells += [clients(c, 4) for c in CLIENTS] + [flows(c, 4) for c in CHANNELS]
+    return (cells + [churn(32)] + memory(50000, 6) + port(16384, 10, 5)
+            + [port_cores(16384, 4), xdp(6)]
+            + memory_port(8, 0.2))
 
 
 def quick_plan():
     cells = [throughput(32, 200, "to-peer"), throughput(32, 200, "to-client"),
-             throughput(1000, 120, "to-peer"), throughput(1000, 1200, "to-client"),
-             runs(200, "to-peer", False), runs(200, "to-peer", True)]
-    cells += [load(k, 2) for k in LOAD_KPPS_QUICK] + [latency(4)]
-    cells += [clients(c, 2) for c in CLIENTS_QUICK]
-    return cells + [churn(32)] + memory(25000, 3)
+             throughput(1000, 120, "to-peer"), runs(200, "to-peer", True)]
+    cells += [load(k, 2) for k in LOAD_KPPS_QUICK] + [latency(3)]
+    return (cells + [churn(32)] + memory(25000, 3) + port(1024, 2, 1) + [xdp(2)]
+            + memory_port(3, 0.1, ("channel", "send", "flows-1m")))
 
 
 def dig(result, path):
@@ -157,4 +243,16 @@ def select(result, figure):
         server = result["server"]
         key = "rss_after" if figure.endswith("after") else "rss_ready"
         return [("", (server[key] - server["rss_before"]) / 1e6)]
+    if figure == "flood":
+        sent = sum(flow["sent"] for flow in result["flows"].values())
+        unique = sum(flow["unique"] for flow in result["flows"].values())
+        return [("delivered, %", 100 * unique / sent if sent else None),
+                ("bytes out for a byte of the flood", dig(result, "flood.amplification")),
+                ("allocations left afterwards", dig(result, "extras.allocations_left"))]
+    if figure == "handoff":
+        packets = dig(result, "extras.packets")
+        return [("packets/s", result["received_per_s"]),
+                ("handed over, % of datagrams",
+                 100 * dig(result, "extras.handoff") / packets if packets else None),
+                ("lost to a full hand-off ring", dig(result, "extras.handoff_full"))]
     return [("", dig(result, figure))]

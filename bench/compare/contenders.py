@@ -6,10 +6,10 @@ command-line interface. All have the same user, the same number of relayed ports
 generator's peers. A server is ready when it answers a STUN Binding request, whatever it prints.
 sites.py says where they run.
 
-A server that is not here: `compare --add NAME=COMMAND`; culvert-load talks to any. What a
-contender of the DPDK driver (testpmd as its bound) needs beside a class here is a cell that asks
-for it.
+A server that is not here: `compare --add NAME=COMMAND`; culvert-load talks to any. Those on ports
+of their own (OnPort) are named by the cells that they run in.
 """
+import json
 import os
 import shlex
 import shutil
@@ -58,6 +58,7 @@ class Contender:
 
     name = ""
     note = ""
+    on_port = False  # a port of its own, without the kernel
     index = 0  # of its range of ports, where servers share an address
 
     def __init__(self, places, taskset=None, site=None):
@@ -258,6 +259,107 @@ class KernelBound(Contender):
 
     def tool_options(self):
         return ["--bare", f"{self.address}:{self.relay_port}"]
+
+
+class OnPort(Contender):
+    """A program that polls a port of its own. It has a CPU for itself and is a new process in each
+    round: two pollers must never share one."""
+
+    on_port = True
+
+    def __init__(self, places, wire, name=""):
+        super().__init__(places)
+        self.wire = wire
+        self.name = name or self.name
+        self.control = None
+
+    def start(self):
+        self.wire.clear()
+        self.address, self.port = self.wire.server_address, 3478
+        self.log = tempfile.NamedTemporaryFile(prefix="compare-", suffix=".log", delete=False)
+        command = self.wire.prefix("server") + self.command()
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT,
+                                        stdin=subprocess.DEVNULL)
+        if not self.wait_ready():
+            said = self.said()
+            self.stop()
+            raise RuntimeError(f"{self.name} did not begin to serve. It was started as\n  "
+                               f"{' '.join(command)}\nand said:\n{said}")
+
+    def wait_ready(self):
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            if self.ready_word in self.said():
+                return True
+            time.sleep(0.02)
+        return False
+
+    def extras(self):
+        """What the server itself has counted, once a run is over."""
+        return {}
+
+
+class CulvertPort(OnPort):
+    name = "culvert"
+    note = ("On a port of its own: the tree's release build, driver dpdk, one fast core that never "
+            "sleeps (dpdk.idle = busy) on the same CPU as its control thread.")
+    ready_word = '"ready"'
+
+    def __init__(self, places, wire, name="", cores=1):
+        super().__init__(places, wire, name)
+        self.cores = cores
+
+    def command(self):
+        self.control = tempfile.mkdtemp(prefix="culvert-compare-")
+        config = os.path.join(self.control, "port.toml")
+        idle = "busy" if self.cores == 1 else "adaptive"  # those that share a CPU must yield it
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(f'[log]\nformat = "json"\n[dpdk]\nidle = "{idle}"\n')
+        wire = self.wire
+        return [self.places["culvertd"], "--config", config, "--driver", "dpdk", "--cores",
+                str(self.cores), "--eal", " ".join(wire.eal("server")), "--port-address",
+                f"{wire.server_address}/{wire.network}", "--listen", self.target(),
+                "--relay-address", wire.server_address, "--relay-ports", "32768-65535", "--realm",
+                REALM, "--user", f"{USER}:{PASSWORD}", "--allow-peer", wire.allowed,
+                "--max-allocations", "16384", "--control-socket", self.socket()]
+
+    def socket(self):
+        return os.path.join(self.control, "control.sock")
+
+    def extras(self):
+        asked = {name: subprocess.run(
+            [self.places["culvertctl"], "--control-socket", self.socket(), "--json", name],
+            text=True, capture_output=True, timeout=10, check=False)
+            for name in ("drops", "status")}
+        if any(done.returncode != 0 for done in asked.values()):
+            return {}
+        drops, status = (json.loads(asked[name].stdout) for name in ("drops", "status"))
+        outcomes = {o["outcome"]: o["total"] for o in drops["outcomes"]}
+        return {"handoff": outcomes["handoff"] + outcomes["handoff_reservation"],
+                "handoff_full": outcomes["handoff_full"],
+                "packets": sum(outcomes.values()), "allocations_left": status["allocations"]}
+
+    def stop(self):
+        super().stop()
+        shutil.rmtree(self.control or "", ignore_errors=True)
+
+
+class SwapperPort(OnPort):
+    name = "testpmd"
+    note = ("dpdk-testpmd in 5tswap: exchanges link addresses, IP addresses and ports of each frame"
+            " and sends it back, nothing else; what the port leaves any relay. The generator takes "
+            "it for a server that sends everything back (--reflector).")
+    ready_word = "packet forwarding - ports="
+
+    def command(self):
+        cpu = self.wire.cpus[0]
+        return ["stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--iova-mode=va",
+                *self.wire.eal("server"), "--", "--auto-start", "--forward-mode=5tswap",
+                "--disable-link-check", "--no-flush-rx", "--port-topology=loop", "--burst=64",
+                "--total-num-mbufs=16384", "--stats-period", "3600"]
+
+    def tool_options(self):
+        return ["--reflector"]
 
 
 # In the order of their rounds. Program key in `places`, class.

@@ -22,13 +22,14 @@ LOOKS = {
     "coturn": Look("#d55e00", "square", True, "7 3"),
     "kernel bound": Look("#444444", "bar", False, "2 3"),
     "pion": Look("#009e73", "triangle", False, "10 3 2 3"),
+    "testpmd": Look("#e69f00", "square", False, "4 2"),
 }
 # Servers that the user added.
 MORE_LOOKS = [
     Look("#cc79a7", "diamond", True, "5 2 1 2"), Look("#56b4e9", "triangle", True, "12 3"),
     Look("#e69f00", "diamond", False, "3 2"), Look("#000000", "circle", True, "6 2 2 2"),
 ]
-ORDER = ["coturn", "culvert", "pion", "kernel bound"]
+ORDER = ["coturn", "testpmd", "culvert", "pion", "kernel bound"]
 
 
 def esc(text):

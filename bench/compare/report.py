@@ -59,7 +59,8 @@ def names_in(outcome):
 
 
 def counted(runs):
-    return [r["result"] for r in runs if r["result"] and not r["discarded"]]
+    return [r["result"] for r in runs
+            if r["result"] and not r["discarded"] and not r.get("set_aside")]
 
 
 def lines_of(cells):
@@ -78,18 +79,18 @@ def times_better(row, name, higher):
     return a["min"] / b["max"], a["median"] / b["median"], a["max"] / b["min"]
 
 
-def table(looks, lines, unit):
-    names = looks.order({name for _, row, _ in lines for name in row})
-    against = [n for n in names if n != BASE] if BASE in names else []
+def table(looks, lines, unit, base=BASE):
+    names = looks.order({name for _, _, cell in lines for name in cell["runs"]})
+    against = [n for n in names if n != base] if base in names else []
     head = "".join(f"<th>{esc(n)}</th>" for n in names)
-    head += "".join(f"<th>{esc(n)} / {BASE}</th>" for n in against)
+    head += "".join(f"<th>{esc(n)} / {esc(base)}</th>" for n in against)
     out = [f"<table><tr><th>{esc(unit)}</th>{head}</tr>"]
-    for label, row, _ in lines:
+    for label, row, cell in lines:
         out.append(f"<tr><td>{esc(label)}</td>")
         for name in names:
             value = row.get(name)
             if value is None:
-                out.append("<td>-</td>")
+                out.append("<td>not measured</td>" if name in cell["runs"] else "<td>-</td>")
                 continue
             limited = "\u00a0†" if value["generator_limited"] else ""
             spread = (f"{number(value['min'])} to {number(value['max'])}, n={value['rounds']}"
@@ -97,8 +98,8 @@ def table(looks, lines, unit):
             out.append(f"<td>{number(value['median'])}{limited}<small>{spread}</small></td>")
         for name in against:
             ratio = ""
-            if name in row and BASE in row and row[BASE]["median"] > 0:
-                value = row[name]["median"] / row[BASE]["median"]
+            if name in row and base in row and row[base]["median"] > 0:
+                value = row[name]["median"] / row[base]["median"]
                 ratio = f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
             out.append(f"<td>{ratio}</td>")
         out.append("</tr>")
@@ -183,7 +184,7 @@ def glance(looks, outcome):
     rows, better = [], [n for n in looks.names if n not in (BASE, "kernel bound")]
     for name in better:
         for group, title in outcome["groups"].items():
-            if group in outcome["curves"]:
+            if group in outcome["curves"] or outcome.get("bases", {}).get(group, BASE) != BASE:
                 continue
             for label, row, cell in lines_of(c for c in outcome["cells"] if c["group"] == group):
                 times = times_better(row, name, cell["higher_is_better"])
@@ -203,26 +204,68 @@ def glance(looks, outcome):
 
 def section(looks, outcome, group, title):
     cells = [c for c in outcome["cells"] if c["group"] == group]
+    if group == "port_kinds":
+        return memory_port(looks, outcome, title)
     lines = lines_of(cells)
-    if not lines:
+    if not lines and not cells:
         return ""
     unit = cells[0]["unit"]
+    note = outcome.get("notes", {}).get(group, "")
+    aside = sum(bool(r.get("set_aside"))
+                for c in cells for runs in c["runs"].values() for r in runs)
+    if aside:
+        note += f" Set aside: {aside} rounds."
+    if not lines:
+        return (f"<h2>{esc(title)}</h2><p class='how'>{esc(note)}</p><p>Not measured: no round "
+                "counted.</p>")
     better = "more is better" if cells[0]["higher_is_better"] else "less is better"
     out = [f"<h2>{esc(title)}</h2>"]
-    if group == "load":
+    if note:
+        out.append(f"<p class='how'>{esc(note)}</p>")
+    if not unit:  # each row has its own
+        pass
+    elif group == "load":
         out.append(load_figures(looks, cells, outcome["curves"][group]))
     elif group in outcome["curves"]:
         out.append(scaling_figures(looks, cells, outcome["curves"][group]))
     else:
-        if group == "latency":
+        spans = group in ("latency", "port_delay")
+        if spans:
             out.append(percentile_figure(looks, cells))
-        spans = group == "latency"  # a median and its tail are orders of magnitude apart
+        # A median and its tail are orders of magnitude apart
         scale = " Logarithmic." if spans else ""
         out.append(figure(
             plots.dots(looks, [(label, row) for label, row, _ in lines], unit, spans),
             f"{esc(unit)}; {better}. Marks are medians, lines the whole range.{scale}"))
-    out.append(table(looks, lines, unit))
+    out.append(table(looks, lines, unit, outcome.get("bases", {}).get(group, BASE)))
     return "".join(out)
+
+
+def memory_port(looks, outcome, title):
+    """Ratios of pairs, each with its goal, and the cycles of each stage."""
+    rows = outcome.get("port_kinds")
+    if not rows:
+        return ""
+    points = [(r["words"], "culvert", r["ratio"]["min"],
+               r["ratio"]["median"], r["ratio"]["max"], "") for r in rows]
+    out = [f"<h2>{esc(title)}</h2><p class='how'>{esc(outcome['notes']['port_kinds'])} "
+           f"{esc(rows[0]['memory'])}.</p>",
+           figure(plots.ratios(looks, points, "ratio of packets per CPU-second (logarithmic)"),
+                  "Marks are medians of the turns, lines the whole range; each ratio is of two "
+                  "neighbouring turns."),
+           "<table><tr><th>packets per CPU-second</th><th>it</th><th>against</th><th>ratio</th>"
+           "<th>goal</th><th>receive</th><th>process()</th><th>send</th></tr>"]
+    for r in rows:
+        rates = r["packets_per_cpu_second"]
+        cells = "".join(f"<td>{number(rates[n]['median'])}<small>{number(rates[n]['min'])} to "
+                        f"{number(rates[n]['max'])}</small></td>"
+                        for n in (r["name"], r["against"]))
+        cycles = "".join(f"<td>{r['cycles'][r['name']][s]['median']:.0f}</td>"
+                         for s in ("receive", "process", "send"))
+        out.append(f"<tr><td>{esc(r['words'])}</td>{cells}<td>{r['ratio']['median']:.2f}"
+                   f"<small>{r['ratio']['min']:.2f} to {r['ratio']['max']:.2f}, "
+                   f"n={r['ratio']['rounds']}</small></td><td>{r['goal']:g}</td>{cycles}</tr>")
+    return "".join(out) + "</table><p class='how'>The last three: TSC cycles a packet.</p>"
 
 
 def machine_of(outcome):

@@ -12,13 +12,17 @@ Loopback: all on 127.0.0.0/8, without privileges; ranges of ports are kept apart
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "support"))
 import network  # noqa: E402
 
+HUGE_PAGES = 300  # free, for two processes of 256 MiB
 CLIENT_ADDRESSES = 60  # more than a cell has rounds: coturn remembers a released client for a while
 
 
@@ -129,6 +133,120 @@ class Namespaces:
     def inside_client(self):
         with network.inside(self.client):
             yield
+
+
+class Wire:
+    """What joins a server on a port of its own with the generator on another: no kernel addresses,
+    the tool is all hosts. Both are told by EAL's arguments where their end is. The first CPU is the
+    server's, the second the generator's."""
+
+    name = ""
+    server_address = "10.79.0.1"
+    network = 16
+    tool_address = "10.79.0.2"
+    clients = "10.79.16.0-10.79.31.255"
+    peers = "10.79.32.0-10.79.32.255"
+    forged = "10.79.128.0/17"
+    allowed = "10.79.0.0/16"
+    queues = 1
+
+    def __init__(self):
+        self.cpus = sorted(os.sched_getaffinity(0))[:2]
+        self.folder = None
+
+    def __enter__(self):
+        self.folder = tempfile.mkdtemp(prefix="compare-port-")
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def eal(self, role):
+        """Memory without hugepages unless HUGE_PAGES are free: both ends alike."""
+        free = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+        huge = free.exists() and int(free.read_text()) >= HUGE_PAGES
+        memory = ["--in-memory"] if huge else ["--no-huge", "-m", "256"]
+        return [*memory, "--no-pci", "--no-telemetry",
+                f"--file-prefix=compare{os.getpid()}{role}", *self.devices(role)]
+
+    def devices(self, role):
+        raise NotImplementedError
+
+    def clear(self):
+        """Puts away what a server that was ended by a signal has left."""
+
+    def prefix(self, role):
+        """Commands before the server's or the tool's own."""
+        cpu = self.cpus[0 if role == "server" else -1]
+        return ["taskset", "-c", str(cpu)]
+
+    def tool_options(self):
+        return ["--driver", "dpdk", "--eal", " ".join(self.eal("client")), "--port-address",
+                f"{self.tool_address}/{self.network}", "--local", self.clients]
+
+
+class Memif(Wire):
+    """Shared memory between two processes. The server is memif's server too: a client does not
+    always survive the end of its server."""
+
+    name = "memif"
+
+    def __init__(self, queues=1):
+        super().__init__()
+        self.queues = queues
+
+    def devices(self, role):
+        return [f"--vdev=net_memif0,role={role},socket={self.folder}/memif.sock,"
+                "socket-abstract=no,bsize=2048,rsize=11"]
+
+    def clear(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.folder}/memif.sock")
+
+
+class Xdp(Wire):
+    """A veth pair between two namespaces, an AF_XDP socket at each end (native mode, copied by the
+    kernel). Needs root."""
+
+    name = "AF_XDP on veth"
+
+    def __init__(self):
+        super().__init__()
+        self.spaces = {role: f"cvx{os.getpid()}-{role}" for role in ("server", "client")}
+
+    def __enter__(self):
+        super().__enter__()
+        try:
+            for space in self.spaces.values():
+                network.command("ip", "netns", "add", space)
+                network.command("ip", "netns", "exec", space, "sysctl", "-qw",
+                                "net.ipv6.conf.default.disable_ipv6=1")
+            network.command("ip", "-n", self.spaces["client"], "link", "add", "x0", "type", "veth",
+                            "peer", "name", "x0", "netns", self.spaces["server"])
+            for space in self.spaces.values():
+                network.command("ip", "-n", space, "link", "set", "x0", "up")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for space in self.spaces.values():
+            with contextlib.suppress(RuntimeError):
+                network.command("ip", "netns", "delete", space)
+        super().__exit__()
+
+    def devices(self, role):
+        return ["--vdev=net_af_xdp0,iface=x0"]
+
+    def clear(self):
+        # Those that have given up their rights leave their program attached.
+        for space in self.spaces.values():
+            subprocess.run(["ip", "-n", space, "link", "set", "x0", "xdp", "off"], check=False,
+                           stderr=subprocess.DEVNULL)
+
+    def prefix(self, role):
+        return network.Network.exec(self.spaces[role]) + super().prefix(role)
 
 
 def end_by_interrupt(*_):

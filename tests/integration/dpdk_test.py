@@ -19,7 +19,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from network import command, inside, without_offloads
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
-from turn_client import TurnClient
+from turn_client import Refused, TurnClient
 
 PORT = 3478
 CLIENT = {4: "10.78.1.2", 6: "fd78:1::2"}
@@ -185,7 +185,55 @@ def has_dpdk():
     return "is not in this build" not in done.stderr
 
 
-class OneCore(OnPorts):
+class Moving:
+    """A client whose NAT gives it another address again and again, wherever each address's core
+    is (RFC 8656 section 3: an allocation belongs to a 5-tuple)."""
+
+    MOVES = 6
+
+    def socket_in(self, namespace, family):
+        with inside(namespace):
+            made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6,
+                                 socket.SOCK_DGRAM)
+        self.addCleanup(made.close)
+        made.settimeout(10)
+        return made
+
+    def test_a_client_that_moves_is_served_from_each_address_and_its_old_allocations_live_on(self):
+        for family in (4, 6):
+            with self.subTest(family=family):
+                self.move_about(family)
+
+    def move_about(self, family):
+        peer = self.socket_in(self.bench.peer, family)
+        peer.bind((PEER[family], 0))
+        server = (RELAY_NEAR_CLIENT[family], PORT)
+        clients = []
+        for number in range(self.MOVES):
+            client = TurnClient(server, USER, PASSWORD, self.socket_in(self.bench.client, family))
+            # Nothing of the old address's is the new one's: not its channel, not its allocation.
+            before = self.outcomes()["no_allocation"]
+            client.send_channel(0x4000, b"stray")
+            wait_for(lambda: self.outcomes()["no_allocation"] == before + 1, 10, "it is refused")
+            with self.assertRaises(Refused) as refused:
+                client.refresh(600)
+            self.assertEqual(refused.exception.code, 437)
+            client.allocate(family=family)
+            client.bind(0x4000, (PEER[family], peer.getsockname()[1]))
+            clients.append(client)
+            for one, each in enumerate(clients):
+                self.both_ways(each, peer, f"{number} {one}".encode())
+
+    def both_ways(self, client, peer, words):
+        client.send_channel(0x4000, words)
+        got, relayed = peer.recvfrom(2048)
+        self.assertEqual((got, relayed[:2]), (words, tuple(client.relayed[0])[:2]))
+        peer.sendto(words + b" back", relayed)
+        channel, data, _ = client.receive()
+        self.assertEqual((channel, data), (0x4000, words + b" back"))
+
+
+class OneCore(Moving, OnPorts):
     def test_neighbours_are_resolved_both_ways_and_strangers_are_counted(self):
         for family in (4, 6):
             self.meet(self.bench.client, family, RELAY_NEAR_CLIENT[family])
@@ -293,7 +341,7 @@ class OneCore(OnPorts):
         return self.relay.process.pid
 
 
-class TwoCoresOneQueue(OnPorts):
+class TwoCoresOneQueue(Moving, OnPorts):
     """Every datagram arrives on core 0: half of the clients and of the ports are core 1's."""
 
     cores = 2
@@ -308,7 +356,7 @@ class TwoCoresOneQueue(OnPorts):
         self.assertEqual(self.outcomes()["handoff_full"], 0)
 
 
-class FourCoresTwoQueues(OnPorts):
+class FourCoresTwoQueues(Moving, OnPorts):
     """The kernel's fanout spreads flows over two queues by a hash of its own."""
 
     cores = 4

@@ -214,6 +214,9 @@ void add_relayed(CLI::App* app, Options& o, Raw& raw, bool rate) {
   app->add_option(
       "--bare", raw.bare,
       "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
+  app->add_flag("--reflector", o.reflector,
+                "dpdk: the server sends every frame back with its addresses swapped (testpmd's "
+                "5tswap): no TURN, clients get back what they send");
   add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");
   add_choice(app, "--topology", o.topology, kTopologies, "who talks with whom");
   add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");
@@ -352,8 +355,12 @@ std::optional<std::string> check_rates(Options& o, const Raw& raw) {
 std::optional<std::string> check_bare(Options& o, const Raw& raw) {
   const bool turn = o.mode == Mode::kRelay || o.mode == Mode::kSearch || o.mode == Mode::kChurn ||
                     o.mode == Mode::kIdle;
+  if (o.reflector && (o.driver != "dpdk" || !raw.bare.empty() || o.encoding != Encoding::kChannel ||
+                      o.direction != Direction::kToPeer || o.flood))
+    return "--reflector needs --driver dpdk and --direction to-peer, and knows neither --bare nor "
+           "--flood nor --encoding send";
   if (raw.bare.empty()) {
-    if (turn && (o.user.empty() || o.password.empty()))
+    if (turn && !o.reflector && (o.user.empty() || o.password.empty()))
       return "--user and --password are needed: TURN servers authenticate";
     return std::nullopt;
   }

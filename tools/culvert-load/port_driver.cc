@@ -176,6 +176,10 @@ PortDriver::PortDriver(const Options& options, DpdkPorts& ports)
     addresses_.push_back({a.ip, a.prefix_bits, a.port});
   }
   routes_ = Routes(addresses_, options.dpdk.gateways);
+  // It answers no ARP, and takes frames to any address.
+  if (options.reflector)
+    (void)neighbours_.learn(options.server.ip, {{2, 0, 0, 0, 0, 1}, 0}, 0,
+                            NeighbourTable::Origin::kConfigured);
   for (Port& port : ports.ports()) {
     bursts_.push_back(std::make_unique<PortBurst>(port));
     rx_queues_ += port.rx_queues;
@@ -335,6 +339,7 @@ void PortDriver::ask_some(std::vector<Asked>& waiting, const Routes::Route& rout
 }
 
 std::string PortDriver::settle(const IpAddress& remote) {
+  if (options_.reflector) return {};
   const Routes::Route route = routes_.route(remote);
   if (route.by == nullptr)
     return "there is no route to " + remote.to_string() +

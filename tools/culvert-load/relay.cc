@@ -56,6 +56,9 @@ class RelayWorker final : public DriverWorker {
   std::string bind_round(uint32_t round);
   std::string introduce();
   void introduce_one(uint32_t client);
+  [[nodiscard]] bool talks_turn() const {
+    return o_.mode != Mode::kCalibrate && !o_.bare && !o_.reflector;
+  }
   [[nodiscard]] TransportAddress relayed_address(size_t client) const {
     if (!o_.bare) return pool_->clients()[client].turn.relayed()[0];
     return {o_.bare->ip, static_cast<uint16_t>(o_.bare->port + client)};
@@ -100,7 +103,7 @@ std::string RelayWorker::prepare() {
   pool_ = std::make_unique<ClientPool>(o_, *driver_, random_());
   if (error = open_peers(); !error.empty()) return error;
   if (error = pool_->open(share(o_.clients)); !error.empty()) return error;
-  if (o_.mode != Mode::kCalibrate && !o_.bare) {
+  if (talks_turn()) {
     if (error = pool_->allocate_all(); !error.empty()) return error;
     if (error = bind_pairs(); !error.empty()) return error;
   }
@@ -157,7 +160,8 @@ void RelayWorker::introduce_one(uint32_t client) {
 }
 
 std::string RelayWorker::open_peers() {
-  if (o_.mode == Mode::kCalibrate || o_.topology == Topology::kClientToClient) return {};
+  if (o_.mode == Mode::kCalibrate || o_.reflector || o_.topology == Topology::kClientToClient)
+    return {};
   const auto wanted = ClientPool::allocate_options(o_).family.value_or(Family::kIpv4);
   AddressSet at = o_.peer_address;
   if (at.empty())
@@ -243,6 +247,10 @@ void RelayWorker::make_flows() {
       continue;
     }
     for (uint32_t round = 0; round < o_.channels; ++round) {
+      if (o_.reflector) {
+        add_flow(client_flow(i, round, {}), kToPeerIndex);
+        continue;
+      }
       const size_t peer = peer_of(i, round);
       if (o_.direction != Direction::kToClient)
         add_flow(client_flow(i, round, peer_address_[peer]), kToPeerIndex);
@@ -385,7 +393,7 @@ void RelayWorker::housekeeping(uint64_t now) {
 }
 
 void RelayWorker::finish() {
-  if (pool_ && o_.mode != Mode::kCalibrate && !o_.bare) pool_->release_all();
+  if (pool_ && talks_turn()) pool_->release_all();
 }
 
 }  // namespace

@@ -71,8 +71,8 @@ NOTES = {
              "Delivered: of the legitimate datagrams that were due.",
     "port_cores": "The two fast cores share one CPU, the generator has the other: this shows that "
                   "hand-over is correct and what it costs, not what a second core brings. Set-up "
-                  "is in what was handed over: a client's requests belong to the core that its hash "
-                  "names, whichever queue they come by.",
+                  "is in what was handed over: a client's requests belong to the core that its "
+                  "hash names, whichever queue they come by.",
     "port_kinds": "bench/macro/dpdk_memory_port: two programs on one CPU take turns; frames of 200 "
                    "bytes come out of memory for ever, and what is sent is freed.",
 }

@@ -19,6 +19,7 @@ from network import command, inside
 from relay import BUILD, PASSWORD, USER, Relay, need, need_program, wait_for
 from turn_client import TurnClient
 
+RUNS_ALONE = "the relay polls"
 CULVERT_LOAD = BUILD / "tools" / "culvert-load" / "culvert-load"
 LOAD_SECONDS = 60
 

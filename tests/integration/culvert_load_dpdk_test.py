@@ -21,6 +21,7 @@ from dpdk_test import has_dpdk  # noqa: E402
 from network import command, without_offloads  # noqa: E402
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need  # noqa: E402
 
+RUNS_ALONE = "the relay polls"
 LOAD = BUILD / "tools" / "culvert-load" / "culvert-load"
 PORT = 3478
 RELAY = {4: "10.79.0.1", 6: "fd79::1"}

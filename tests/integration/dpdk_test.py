@@ -21,6 +21,7 @@ from network import command, inside, without_offloads
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
 from turn_client import Refused, TurnClient
 
+RUNS_ALONE = "the relay polls"
 PORT = 3478
 CLIENT = {4: "10.78.1.2", 6: "fd78:1::2"}
 RELAY_NEAR_CLIENT = {4: "10.78.1.1", 6: "fd78:1::1"}

@@ -29,6 +29,7 @@ from network import command, inside
 from relay import KIND, PASSWORD, USER, Relay, bracketed, need, need_program, wait_for
 from turn_client import TurnClient
 
+RUNS_ALONE = "the relay polls"
 PORT = 3478
 HTTP_PORT = 8080
 SSH_PORT = 2222

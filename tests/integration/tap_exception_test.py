@@ -28,6 +28,7 @@ from network import command, inside
 from relay import KIND, PASSWORD, USER, Relay, need, need_program, wait_for
 from turn_client import TurnClient
 
+RUNS_ALONE = "the relay polls"
 PORT = 3478
 RELAY = {4: "10.79.1.1", 6: "fd79:1::1"}
 CLIENT = {4: "10.79.1.2", 6: "fd79:1::2"}

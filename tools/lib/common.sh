@@ -32,8 +32,8 @@ configure_build() {
     release) options+=(-Dbuildtype=release) ;;
     debug) options+=(-Dbuildtype=debug) ;;
     # b_lundef=false: clang links the sanitizer's symbols only into executables.
-    asan) options+=(-Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false) ;;
-    tsan) options+=(-Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false) ;;
+    asan) options+=(-Doptimization=1 -Ddebug=true -Db_sanitize=address,undefined -Db_lundef=false) ;;
+    tsan) options+=(-Doptimization=1 -Ddebug=true -Db_sanitize=thread -Db_lundef=false) ;;
     *) die "unknown preset '$preset' (release, debug, asan, tsan)" ;;
   esac
   local cc cxx

@@ -23,10 +23,13 @@ LONG_SUITES = ["long", "stress"]
 # out.
 OUTSIDE_SUITES = ["interop", "integration", "benchmark"]
 
-FUZZ_SECONDS = 10
+FUZZ_SECONDS = 6
 FUZZ_SECONDS_FULL = 60
 # One Python test file (a browser starts, ten namespaces tests run) within this, else it is stuck.
 PYTHON_FILE_TIMEOUT = 420
+PYTHON_FILES_TOGETHER = 2
+# Of one file's output on the screen; all of it is in build/test-results.
+MAX_LOG_LINES = 400
 # The hostile soak of a sanitized daemon (tests/stress), with more cores than this machine may have.
 SOAK = {"CULVERT_SOAK_SECONDS": "120", "CULVERT_SOAK_CORES": "4"}
 # A plain test takes at most 120 s by its own timeout; sanitized and on two cores allow four times
@@ -156,26 +159,43 @@ def meson_names(folder, wanted, skipped):
 
 
 def python_tests(stage, folder, options, build_folder, settings=None):
-    for path in sorted((ROOT / "tests" / folder).glob("*_test.py")):
-        result = RESULTS / f"{folder}-{path.stem}.json"
-        result.unlink(missing_ok=True)
-        say(f"== tests: {path.relative_to(ROOT)}")
-        command = [sys.executable, "-B", str(ROOT / "tools/lib/python_tests.py"), str(path),
-                   str(result), options.filter or ""]
-        env = {**os.environ, **SANITIZERS, "CULVERT_BUILD": str(build_folder), **(settings or {})}
-        try:
-            subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env, check=False,
-                           timeout=PYTHON_FILE_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            stage.add(path.stem, "failed", PYTHON_FILE_TIMEOUT, "ran past its time limit")
-            say(f"  failed  {path.stem}: still running after {PYTHON_FILE_TIMEOUT} s")
-            continue
-        if not result.exists():
-            stage.add(path.stem, "failed", 0, "ended without a result")
-            say(f"  failed  {path.stem}: ended without a result")
-            continue
-        for name, outcome, seconds, detail in json.loads(result.read_text(encoding="utf-8")):
-            stage.add(name, outcome, seconds, detail)
+    """Files that wait for clocks and other processes run two at a time; one that says RUNS_ALONE
+    (it paces or measures, or its relay polls) has the machine to itself afterwards."""
+    files = sorted((ROOT / "tests" / folder).glob("*_test.py"))
+    alone = [path for path in files
+             if "\nRUNS_ALONE = " in path.read_text(encoding="utf-8")]
+    together = [path for path in files if path not in alone]
+
+    def run_file(path):
+        return python_file(path, folder, options, build_folder, settings or {})
+
+    with concurrent.futures.ThreadPoolExecutor(PYTHON_FILES_TOGETHER) as pool:
+        for rows, output in pool.map(run_file, together):
+            say(output)
+            stage.rows += rows
+    for path in alone:
+        rows, output = run_file(path)
+        say(output)
+        stage.rows += rows
+
+
+def python_file(path, folder, options, build_folder, settings):
+    """One file in a process of its own; (rows for the summary, what to print)."""
+    say(f"   started {path.relative_to(ROOT)}")
+    result = RESULTS / f"{folder}-{path.stem}.json"
+    log = RESULTS / f"{folder}-{path.stem}.log"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-B", str(ROOT / "tools/lib/python_tests.py"), str(path),
+               str(result), options.filter or ""]
+    env = {**SANITIZERS, "CULVERT_BUILD": str(build_folder), **settings}
+    status = run(command, log, env, PYTHON_FILE_TIMEOUT)
+    output = f"== tests: {path.relative_to(ROOT)}\n" + tail(log, MAX_LOG_LINES)
+    if result.exists():
+        return json.loads(result.read_text(encoding="utf-8")), output
+    problem = (f"still running after {PYTHON_FILE_TIMEOUT} s" if status == 124
+               else "ended without a result")
+    row = [path.stem, "failed", PYTHON_FILE_TIMEOUT if status == 124 else 0, problem]
+    return [row], f"{output}\n  failed  {path.stem}: {problem}"
 
 
 def fuzz_targets(folder):

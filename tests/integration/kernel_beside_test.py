@@ -79,12 +79,6 @@ class Bench:
             without_offloads(host, "up0")
         return self
 
-    @staticmethod
-    def link_address(namespace):
-        shown = subprocess.run(["ip", "-n", namespace, "link", "show", "up0"], text=True,
-                               capture_output=True, check=True).stdout
-        return re.search(r"link/ether (\S+)", shown).group(1)
-
     def programs(self):
         """Interfaces of the relay's namespace that have an XDP program, and its name."""
         found = {}
@@ -131,11 +125,6 @@ class Beside(unittest.TestCase):
         for near, number in ((RELAY_NEAR_CLIENT, 0), (RELAY_NEAR_PEER, 1)):
             options += ["--port-address", f"{near[4]}/24@{number}",
                         "--port-address", f"{near[6]}/64@{number}"]
-        for addresses, namespace, number in ((CLIENT, self.bench.client, 0),
-                                             (PEER, self.bench.peer, 1)):
-            for family in (4, 6):
-                options += ["--neighbour", f"{addresses[family]}="
-                            f"{self.bench.link_address(namespace)}@{number}"]
         return options
 
     def relay_with(self, options):

@@ -97,7 +97,7 @@ class DpdkDriverTest : public ::testing::Test {
     ports = std::make_unique<DpdkPorts>(options);
     DpdkOptions driver;
     for (const LocalAddress& a : snapshot.addresses)
-      driver.addresses.push_back({a.bound, static_cast<uint8_t>(a.bound.is_v4() ? 32 : 128), 0});
+      driver.addresses.push_back({a.bound, static_cast<uint8_t>(a.bound.is_v4() ? 24 : 64), 0});
     driver.busy = true;
     driver.clock = &clock;
     for (CoreId core = 0; core < cores; ++core) {
@@ -299,6 +299,46 @@ TEST_F(DpdkDriverTest, a_burst_of_the_longest_datagrams_leaves_in_fragments_to_t
     ++whole;
   }
   EXPECT_EQ(whole, kDatagrams);
+  EXPECT_EQ(buffers_in_use(), 0u);
+}
+
+TEST_F(DpdkDriverTest, a_datagram_in_pieces_waits_whole_for_its_next_hop_or_not_at_all) {
+  start(1);
+  const Bytes body(3000, 0x5a);
+  const Bytes longest(60000, 0x5b);
+  auto tx = std::make_unique<TxBurst>();
+  TxDatagram& t = tx->items[0];
+  t = TxDatagram{};
+  t.to = at("192.0.2.77:7000");  // on our network, and never heard of
+  t.from_port = 50000;
+  const auto send = [&](const Bytes& payload) {
+    tx->count = 1;
+    t.payload = payload.data();
+    t.length = static_cast<uint16_t>(payload.size());
+    return drivers[0]->tx_burst(*tx);
+  };
+  EXPECT_EQ(send(body), 0u);
+  EXPECT_EQ(send(longest), 1u);  // more pieces than may wait for one hop
+  EXPECT_EQ(counted(0, FrameCounter::k_no_next_hop), 1u);
+  EXPECT_EQ(sent(0).size(), 1u);  // the question
+  const frame::MacAddress mac{2, 0, 0, 0, 0, 77};
+  ASSERT_TRUE(
+      neighbours.learn(at("192.0.2.77:0").ip, {mac, 0}, 10, NeighbourTable::Origin::kAnswer));
+  (void)receive(0);
+  Reassembler table(SipKey{});
+  const std::vector<Bytes> pieces = sent(0);
+  ASSERT_EQ(pieces.size(), 3u);
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    EXPECT_TRUE(std::equal(mac.begin(), mac.end(), pieces[i].begin()));
+    frame::Fragment fragment;
+    ASSERT_TRUE(frame::parse_fragment(pieces[i], fragment));
+    Reassembler::Handle handle = 0;
+    ASSERT_EQ(table.take(fragment, 0, handle) == Reassembler::Result::kComplete, i == 2);
+    if (i != 2) continue;
+    frame::Parsed parsed;
+    ASSERT_EQ(table.parse(handle, frame::Verify::kAll, parsed), frame::Kind::k_udp);
+    EXPECT_EQ(Bytes(parsed.payload, parsed.payload + parsed.length), body);
+  }
   EXPECT_EQ(buffers_in_use(), 0u);
 }
 

@@ -161,12 +161,15 @@ class DpdkDriver {
   // Sending.
   [[nodiscard]] NextHop next_hop(const Routes::Route& route);
   void ask(const PortAddress& by, const IpAddress& target);
+  [[nodiscard]] bool may_hold(const Routes::Route& route, size_t frames) const;
   [[nodiscard]] bool hold_unresolved(rte_mbuf* mbuf, const Routes::Route& route);
   void send_resolved();
   // Longer than the port's MTU: dpdk_fragments.cc.
-  [[nodiscard]] bool send_long(const TxDatagram& tx, const NextHop& hop);
-  void send_piece(PortOfCore& port, const frame::Link& link, const frame::Outgoing& o,
-                  const frame::Piece& piece, std::span<const uint8_t> data);
+  [[nodiscard]] bool send_long(const TxDatagram& tx, const NextHop& hop,
+                               const Routes::Route& route);
+  [[nodiscard]] rte_mbuf* make_piece(PortOfCore& port, const frame::Link& link,
+                                     const frame::Outgoing& o, const frame::Piece& piece,
+                                     std::span<const uint8_t> data);
   [[nodiscard]] Received received_as(const uint8_t* payload);
   [[nodiscard]] Received received_elsewhere(const RxDatagram& rx);
   void tell_expired(const TxBurst& tx);

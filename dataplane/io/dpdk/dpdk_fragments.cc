@@ -72,12 +72,8 @@ void DpdkDriver::expire_fragments() {
 
 // ---- sending
 
-// True: queued, whole though in pieces; false: counted. It does not wait for a next hop.
-bool DpdkDriver::send_long(const TxDatagram& tx, const NextHop& hop) {
-  if (!hop.known) {
-    count(FrameCounter::k_no_next_hop);
-    return false;
-  }
+// True: queued or held, whole though in pieces; false: counted.
+bool DpdkDriver::send_long(const TxDatagram& tx, const NextHop& hop, const Routes::Route& route) {
   PortOfCore& port = *ports_[hop.port];
   const size_t mtu = port.frame_limit - frame::kEthernetHeader;
   const bool ipv6 = tx.to.ip.is_v6();
@@ -95,38 +91,54 @@ bool DpdkDriver::send_long(const TxDatagram& tx, const NextHop& hop) {
   if (from == nullptr && tx.payload != nullptr) from = foreign_.find(tx.payload);
   const frame::Outgoing o = outgoing(tx, from);
   const size_t total = frame::kUdpHeader + tx.size();
+  const size_t step = piece_bytes(mtu, ipv6);
+  const size_t pieces = (total + step - 1) / step;
+  // All of its pieces wait for the next hop, or none.
+  if (hop.awaited && !may_hold(route, pieces)) {
+    count(FrameCounter::k_no_next_hop);
+    return false;
+  }
   uint8_t* body = whole_.data() + frame::kUdpHeader;
   frame::write_udp_header(whole_.data(), tx.size(), o);
   std::memcpy(body, tx.head.data(), tx.head_length);
   if (tx.length != 0) std::memcpy(body + tx.head_length, tx.payload, tx.length);
   std::memset(body + tx.head_length + tx.length, 0, tx.pad_length);
 
-  const size_t step = piece_bytes(mtu, ipv6);
-  if (port.queued + (total + step - 1) / step > port.out.size()) (void)flush(port);
+  if (port.queued + pieces > port.out.size()) (void)flush(port);
   const uint32_t identification =
       ipv6 ? ipv6_identification(fragments_.key, ++cut_over_ipv6_ * cores_ + core_)
            : o.identification;
   const frame::Link link{hop.mac, port.host.mac, frame::kNoVlan};
   for (size_t at = 0; at < total; at += step) {
     const size_t length = std::min(step, total - at);
-    send_piece(port, link, o, {at, at + length < total, identification},
-               {whole_.data() + at, length});
+    rte_mbuf* mbuf = make_piece(port, link, o, {at, at + length < total, identification},
+                                {whole_.data() + at, length});
+    if (mbuf == nullptr) continue;
+    if (hop.awaited)
+      (void)hold_unresolved(mbuf, route);
+    else if (!queue(port, mbuf))
+      rte_pktmbuf_free(mbuf);
   }
   count(FrameCounter::k_cut);
   return true;
 }
 
-void DpdkDriver::send_piece(PortOfCore& port, const frame::Link& link, const frame::Outgoing& o,
-                            const frame::Piece& piece, std::span<const uint8_t> data) {
+// nullptr: counted.
+rte_mbuf* DpdkDriver::make_piece(PortOfCore& port, const frame::Link& link,
+                                 const frame::Outgoing& o, const frame::Piece& piece,
+                                 std::span<const uint8_t> data) {
   rte_mbuf* mbuf = rte_pktmbuf_alloc(port.pool);
-  if (mbuf == nullptr) return count(FrameCounter::k_no_buffer);
+  if (mbuf == nullptr) {
+    count(FrameCounter::k_no_buffer);
+    return nullptr;
+  }
   uint8_t* const to = rte_pktmbuf_mtod(mbuf, uint8_t*) + frame::kMaxPieceHeaders;
   std::memcpy(to, data.data(), data.size());
   const size_t headers = frame::write_piece_headers(to, data.size(), piece, link, o);
   mbuf->data_off = static_cast<uint16_t>(to - headers - static_cast<uint8_t*>(mbuf->buf_addr));
   mbuf->data_len = static_cast<uint16_t>(headers + data.size());
   mbuf->pkt_len = mbuf->data_len;
-  if (!queue(port, mbuf)) rte_pktmbuf_free(mbuf);
+  return mbuf;
 }
 
 // How a datagram came that cannot be sent on as it is.

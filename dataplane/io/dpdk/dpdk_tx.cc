@@ -31,7 +31,7 @@ uint32_t DpdkDriver::tx_burst(TxBurst& tx) {
     const NextHop& hop = hops_[i];
     const bool wanted = hop.known || hop.awaited;
     if (wanted && !fits(datagram, ports_[hop.port]->frame_limit)) [[unlikely]] {
-      if (!send_long(datagram, hop)) ++failed;
+      if (!send_long(datagram, hop, route_[i])) ++failed;
       continue;
     }
     rte_mbuf* mbuf = wanted ? make_frame(datagram, hop) : nullptr;
@@ -70,12 +70,17 @@ DpdkDriver::NextHop DpdkDriver::next_hop(const Routes::Route& route) {
   return {{}, route.by->port, false, route.by->port < ports_.size()};
 }
 
-// False: freed and counted. A next hop that never answers takes no more than its share.
-bool DpdkDriver::hold_unresolved(rte_mbuf* mbuf, const Routes::Route& route) {
+// A next hop that never answers takes no more than its share.
+bool DpdkDriver::may_hold(const Routes::Route& route, size_t frames) const {
   size_t same = 0;
   for (uint32_t i = 0; i < unresolved_count_; ++i)
     same += unresolved_[i].target == route.target ? 1 : 0;
-  if (unresolved_count_ == unresolved_.size() || same >= kMaxUnresolvedPerHop) {
+  return unresolved_count_ + frames <= unresolved_.size() && same + frames <= kMaxUnresolvedPerHop;
+}
+
+// False: freed and counted.
+bool DpdkDriver::hold_unresolved(rte_mbuf* mbuf, const Routes::Route& route) {
+  if (!may_hold(route, 1)) {
     count(FrameCounter::k_no_next_hop);
     rte_pktmbuf_free(mbuf);
     return false;

@@ -141,7 +141,7 @@ class PortDriver final : public Driver {
   DpdkPorts& ports_;
   std::vector<std::unique_ptr<PortBurst>> bursts_;  // by port
   std::vector<PortAddress> addresses_;
-  Routes routes_;
+  std::unique_ptr<const Routes> routes_;
   NeighbourTable neighbours_;
   std::array<Hop, kHops> hops_{};
   uint64_t now_ns_ = 0;  // of the call that is under way
@@ -175,7 +175,7 @@ PortDriver::PortDriver(const Options& options, DpdkPorts& ports)
                                std::to_string(ports.ports().size()) + ", counted from 0");
     addresses_.push_back({a.ip, a.prefix_bits, a.port});
   }
-  routes_ = Routes(addresses_, options.dpdk.gateways);
+  routes_ = std::make_unique<Routes>(addresses_, options.dpdk.gateways);
   // It answers no ARP, and takes frames to any address.
   if (options.reflector)
     (void)neighbours_.learn(options.server.ip, {{2, 0, 0, 0, 0, 1}, 0}, 0,
@@ -188,7 +188,7 @@ PortDriver::PortDriver(const Options& options, DpdkPorts& ports)
 
 // An address without a network of ours stands behind whichever port is asked.
 bool PortDriver::is_ours(const IpAddress& ip, size_t port) const {
-  const PortAddress* by = routes_.network_of(ip);
+  const PortAddress* by = routes_->network_of(ip);
   if (by != nullptr && by->port != port) return false;
   const auto is = [&](const PortAddress& a) { return a.ip == ip; };
   return std::any_of(addresses_.begin(), addresses_.end(), is) || options_.local.contains(ip) ||
@@ -238,8 +238,9 @@ std::optional<Endpoint> PortDriver::open(const TransportAddress& local,
 // An address that comes up while traffic runs: its question goes out just before its first
 // datagram.
 void PortDriver::introduce(const IpAddress& own, const IpAddress& remote) {
-  const Routes::Route route = routes_.route(remote);
-  if (route.by != nullptr && routes_.network_of(own) == route.by) ask(*route.by, own, route.target);
+  const Routes::Route route = routes_->route(remote);
+  if (route.by != nullptr && routes_->network_of(own) == route.by)
+    ask(*route.by, own, route.target);
 }
 
 void PortDriver::close(Endpoint endpoint) {
@@ -249,7 +250,7 @@ void PortDriver::close(Endpoint endpoint) {
 }
 
 std::optional<IpAddress> PortDriver::source_address(const IpAddress& remote) const {
-  const PortAddress* by = routes_.route(remote).by;
+  const PortAddress* by = routes_->route(remote).by;
   return by == nullptr ? std::nullopt : std::optional(by->ip);
 }
 
@@ -287,7 +288,7 @@ void PortDriver::belongs_to(Endpoint endpoint, uint16_t relayed_port) {
 const NeighbourTable::Hop* PortDriver::hop_to(const IpAddress& ip) {
   Hop& kept = hops_[ip.bytes[15] % kHops];
   if (kept.good_until_ns > now_ns_ && kept.to == ip) return &kept.hop;
-  const Routes::Route route = routes_.route(ip);
+  const Routes::Route route = routes_->route(ip);
   if (route.by == nullptr) {
     count(FrameCounter::k_no_route);
     return nullptr;
@@ -319,7 +320,7 @@ void PortDriver::ask(const PortAddress& by, const IpAddress& own, const IpAddres
 std::vector<PortDriver::Asked> PortDriver::to_settle(const Routes::Route& route) const {
   std::vector<Asked> out;
   for (const auto& [own, answered] : settled_) {
-    if (own.family != route.target.family || routes_.network_of(own) != route.by) continue;
+    if (own.family != route.target.family || routes_->network_of(own) != route.by) continue;
     if (std::find(answered.begin(), answered.end(), route.target) == answered.end())
       out.push_back({own, 0});
   }
@@ -340,7 +341,7 @@ void PortDriver::ask_some(std::vector<Asked>& waiting, const Routes::Route& rout
 
 std::string PortDriver::settle(const IpAddress& remote) {
   if (options_.reflector) return {};
-  const Routes::Route route = routes_.route(remote);
+  const Routes::Route route = routes_->route(remote);
   if (route.by == nullptr)
     return "there is no route to " + remote.to_string() +
            ": it is on no --port-address network, and there is no --gateway";

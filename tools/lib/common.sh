@@ -28,12 +28,13 @@ configure_build() {
   local dir=$1 compiler=$2 preset=$3
   shift 3
   local options=(-Dcpu="$(cpu_level)" "$@")
+  # b_lundef=false: clang links the sanitizer's symbols only into executables.
+  local sanitized=(-Doptimization=1 -Ddebug=true -Db_lundef=false)
   case "$preset" in
     release) options+=(-Dbuildtype=release) ;;
     debug) options+=(-Dbuildtype=debug) ;;
-    # b_lundef=false: clang links the sanitizer's symbols only into executables.
-    asan) options+=(-Doptimization=1 -Ddebug=true -Db_sanitize=address,undefined -Db_lundef=false) ;;
-    tsan) options+=(-Doptimization=1 -Ddebug=true -Db_sanitize=thread -Db_lundef=false) ;;
+    asan) options+=("${sanitized[@]}" -Db_sanitize=address,undefined) ;;
+    tsan) options+=("${sanitized[@]}" -Db_sanitize=thread) ;;
     *) die "unknown preset '$preset' (release, debug, asan, tsan)" ;;
   esac
   local cc cxx

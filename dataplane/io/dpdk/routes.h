@@ -81,7 +81,7 @@ class Routes {
         add(r.network, r.prefix_bits, r.metric, {next(r), by});
     }
     for (const IpAddress& gateway : ports.gateways)
-      if (const PortAddress* by = our_network(gateway))
+      if (const PortAddress* by = network_of(gateway))
         add(gateway.is_v4() ? IpAddress::v4(0) : zero_v6(), 0, UINT32_MAX, {gateway, by});
     group();
   }
@@ -111,6 +111,15 @@ class Routes {
   // Whether datagrams are a source's only trace: no route holds its address.
   [[nodiscard]] bool learns_from(const IpAddress& source) const {
     return back_to_sender_ && route(source).by == nullptr;
+  }
+  // Of the networks of our own addresses the longest that holds `ip`; nullptr: none.
+  [[nodiscard]] const PortAddress* network_of(const IpAddress& ip) const {
+    const PortAddress* best = nullptr;
+    for (const PortAddress& a : ours_)
+      if (contains(a.ip, a.prefix_bits, ip) &&
+          (best == nullptr || a.prefix_bits > best->prefix_bits))
+        best = &a;
+    return best;
   }
   [[nodiscard]] size_t size() const { return row_.size(); }
   [[nodiscard]] size_t left_out() const { return left_out_; }
@@ -179,14 +188,6 @@ class Routes {
   }
   [[nodiscard]] static IpAddress next(const KernelRoute& r) {
     return r.gateway.family == Family::kNone ? IpAddress{} : on_port(r.gateway, r.port);
-  }
-  [[nodiscard]] const PortAddress* our_network(const IpAddress& ip) const {
-    const PortAddress* best = nullptr;
-    for (const PortAddress& a : ours_)
-      if (contains(a.ip, a.prefix_bits, ip) &&
-          (best == nullptr || a.prefix_bits > best->prefix_bits))
-        best = &a;
-    return best;
   }
   // One of the route's family where the port has any.
   [[nodiscard]] const PortAddress* our_end(const KernelRoute& r) const {

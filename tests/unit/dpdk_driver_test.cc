@@ -324,7 +324,7 @@ TEST_F(DpdkDriverTest, a_datagram_in_pieces_waits_whole_for_its_next_hop_or_not_
   const frame::MacAddress mac{2, 0, 0, 0, 0, 77};
   ASSERT_TRUE(
       neighbours.learn(at("192.0.2.77:0").ip, {mac, 0}, 10, NeighbourTable::Origin::kAnswer));
-  (void)receive(0);
+  (void)drivers[0]->rx_burst({});  // room for no datagram: what is sent comes back on a ring
   Reassembler table(SipKey{});
   const std::vector<Bytes> pieces = sent(0);
   ASSERT_EQ(pieces.size(), 3u);

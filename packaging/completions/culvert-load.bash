@@ -36,7 +36,7 @@ _culvert_load() {
     calibrate) words="--duration --size --rate --ramp --unpaced --tick-us --sleep --run-length --gso --no-gro \
       --clients" ;;
   esac
-  [ -z "$mode" ] || words="$words --driver --eal --flood --flood-rate --gateway --port-address --queue-of --queues --json --local --quiet --seed --spoof --threads --warm-up"
+  [ -z "$mode" ] || words="$words --driver --eal --flood --flood-rate --gateway --port-address --queue-of --queues --reflector --json --local --quiet --seed --spoof --threads --warm-up"
   COMPREPLY=($(compgen -W "$words --help" -- "$cur"))
 }
 complete -F _culvert_load culvert-load

@@ -23,6 +23,7 @@ complete -c culvert-load -n '__fish_seen_subcommand_from relay search churn' -l 
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search churn' -l flood-rate -x -d 'datagrams of the flood a second'
 complete -c culvert-load -n '__fish_seen_subcommand_from relay search churn hostile' -l spoof -x -d 'dpdk: forged source addresses, only in a lab of your own'
 complete -c culvert-load -l queues -x -d 'dpdk: queues of a port'
+complete -c culvert-load -l reflector -d 'dpdk: the server sends every frame back'
 complete -c culvert-load -l queue-of -xa 'hash owner other' -d 'dpdk: the queue each datagram leaves by'
 complete -c culvert-load -n '__fish_seen_subcommand_from relay churn idle binding hostile calibrate' -l duration -x -d 'seconds measured'
 complete -c culvert-load -n '__fish_seen_subcommand_from search' -l duration-sum -x -d 'seconds of trials that decide on one rate'

@@ -36,7 +36,6 @@ PLACES = {
     "coturn": shutil.which("turnserver") or "",
 }
 
-RUNS_ALONE = "the generator paces what it sends"
 LOSS, DUPLICATE, REORDER = 0.05, 0.03, 0.02
 DELAY_US = 5000
 HELD_US = 30000

@@ -103,7 +103,7 @@ class ExceptionPath {
     std::vector<RingSlot> memory;
     SpscRing ring;
   };
-  struct alignas(64) Core {
+  struct Core {
     explicit Core(uint32_t slots) : way(slots) {}
     Way way;
     bool unheard = false;  // the core's: written since its last ring()

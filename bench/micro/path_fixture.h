@@ -171,6 +171,17 @@ class PathFixture {
                });
   }
 
+  // The same from a flood whose answers nobody pays for any more.
+  template <class Run>
+  auto unpaid_challenges(Run&& run) {
+    snapshot_.reply_budget.total_bytes_per_second = 0;
+    return run([&] { fill_allocates(); },
+               [&] {
+                 out_->count = 0;
+                 process(*core_, snapshot_, Ticks{2000}, {rx_.data(), options_.burst}, *out_);
+               });
+  }
+
   [[nodiscard]] bool all_relayed() const {
     const auto& o = stats_->outcomes;
     const auto got = [&](Outcome x) { return o[static_cast<size_t>(x)].get(); };

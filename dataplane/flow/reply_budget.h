@@ -55,6 +55,18 @@ class ReplyBudgetBuckets {
     return Verdict::kSend;
   }
 
+  // Whether charge() would say kOverBudget to any answer of `least` bytes or more that is not too
+  // large. Asked before an answer is made: a flood must not buy work that nobody receives.
+  [[nodiscard]] bool exhausted(const ReplyBudget& budget, const IpAddress& source, uint32_t in,
+                               uint32_t least, Ticks now) {
+    if (least <= in || least * 10 > in * kMaxReplyRatioTenths) return false;
+    start_total(budget, now);
+    Bucket& prefix = find(source, now, budget);
+    refill(prefix, budget.per_prefix_bytes_per_second, now);
+    refill(total_, budget.total_bytes_per_second, now);
+    return std::min(prefix.tokens, total_.tokens) < static_cast<int64_t>(least - in);
+  }
+
   // A request with a valid nonce came from `source`: its challenge had cost about `cost` bytes.
   bool refund(const ReplyBudget& budget, const IpAddress& source, uint32_t cost, Ticks now) {
     Bucket& prefix = find(source, now, budget);

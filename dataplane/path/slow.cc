@@ -85,9 +85,22 @@ void answer_binding(PathContext& path, const RxDatagram& rx, const stun::Message
   send_reply(path, rx, reply, error ? Outcome::k_stun_error_answered : Outcome::k_binding_answered);
 }
 
+// Of a challenge in its short form: header, ERROR-CODE without a reason, REALM, NONCE.
+[[nodiscard]] uint32_t least_challenge(const Listener& listener) {
+  constexpr size_t kAttributeHeader = 4;
+  constexpr size_t kErrorCode = kAttributeHeader + 4;
+  constexpr size_t kNonce = kAttributeHeader + (kNonceLength + 3) / 4 * 4;
+  return static_cast<uint32_t>(stun::kHeaderSize + kErrorCode + listener.realm_attribute.size() +
+                               kNonce);
+}
+
 void challenge(PathContext& path, const RxDatagram& rx, const stun::Message& request) {
   const Snapshot& snapshot = path.snapshot;
   const Listener& listener = snapshot.listeners[rx.listener];
+  const uint32_t headers = headers_of(rx.source.ip);
+  if (path.core.flows.budget.exhausted(snapshot.reply_budget, rx.source.ip, rx.length + headers,
+                                       least_challenge(listener) + headers, path.now))
+    return path.core.count(Outcome::k_reply_budget);
   const auto build = [&](uint32_t features, std::span<const uint8_t> algorithms) {
     stun::Builder reply(reply_buffer(path), Class::kError, request.method(),
                         request.transaction_id());
@@ -99,7 +112,6 @@ void challenge(PathContext& path, const RxDatagram& rx, const stun::Message& req
     return reply;
   };
   stun::Builder reply = build(listener.nonce_features, listener.algorithms_attribute);
-  const uint32_t headers = headers_of(rx.source.ip);
   if ((reply.size() + headers) * 10 > (rx.length + headers) * kMaxReplyRatioTenths) {
     // A request this short gets the short form: no algorithms offered, and the cookie says so.
     reply = build(listener.nonce_features & ~kFeaturePasswordAlgorithms, {});

@@ -1,6 +1,5 @@
 #include "tools/culvert-load/server_cpu.h"
 
-#include <sched.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -143,17 +142,6 @@ Machine machine() {
   out.cpus = static_cast<unsigned>(sysconf(_SC_NPROCESSORS_ONLN));
   out.memory_bytes =
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  return out;
-}
-
-std::vector<uint32_t> own_cpus() {
-  std::vector<uint32_t> out;
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
-    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-      if (CPU_ISSET(cpu, &cpus)) out.push_back(cpu);
-  if (out.empty()) out.push_back(0);
   return out;
 }
 

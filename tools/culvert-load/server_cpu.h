@@ -38,8 +38,6 @@ class ServerCpu {
 [[nodiscard]] uint64_t monotonic_ns();
 [[nodiscard]] uint64_t own_cpu_ns();
 [[nodiscard]] uint64_t thread_cpu_ns();
-// The CPUs that this process may use; at least one.
-[[nodiscard]] std::vector<uint32_t> own_cpus();
 
 // Kernel, processor, memory: enough to tell whether two results may be compared.
 struct Machine {

@@ -27,17 +27,6 @@ namespace culvert {
 
 namespace {
 
-[[nodiscard]] std::vector<uint32_t> own_cpus() {
-  std::vector<uint32_t> out;
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
-    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-      if (CPU_ISSET(cpu, &cpus)) out.push_back(cpu);
-  if (out.empty()) out.push_back(0);
-  return out;
-}
-
 void pin_to(uint32_t cpu) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);

@@ -5,6 +5,7 @@
 #include <rte_errno.h>
 #include <rte_lcore.h>
 #include <rte_version.h>
+#include <sched.h>
 
 #include <cerrno>
 #include <stdexcept>
@@ -57,6 +58,17 @@ EalThread::EalThread() {
 
 EalThread::~EalThread() {
   rte_thread_unregister();
+}
+
+std::vector<uint32_t> own_cpus() {
+  std::vector<uint32_t> out;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
+    for (uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &cpus)) out.push_back(cpu);
+  if (out.empty()) out.push_back(0);
+  return out;
 }
 
 }  // namespace culvert

@@ -3,6 +3,7 @@
 // telemetry) come from here, so it runs before privileges are dropped.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -36,5 +37,8 @@ class EalThread {
   EalThread(const EalThread&) = delete;
   EalThread& operator=(const EalThread&) = delete;
 };
+
+// The CPUs that this process may use, for EAL's list of lcores; at least one.
+[[nodiscard]] std::vector<uint32_t> own_cpus();
 
 }  // namespace culvert

@@ -326,7 +326,9 @@ class Program {
   }
 
   void add_trace_options(CLI::App* to) {
-    to->add_option("--count", o_.count, "datagrams")->check(CLI::Range(1u, kMaxTraceDatagrams));
+    to->add_option("--count", o_.count,
+                   "datagrams that came; what was sent for them is shown too and not counted")
+        ->check(CLI::Range(1u, kMaxTraceDatagrams));
     to->add_option("--seconds", o_.seconds, "at most so long")
         ->check(CLI::Range(1u, kMaxTraceSeconds));
     to->add_option("--client", o_.client, "from or to this address, with or without port");

@@ -67,9 +67,6 @@ void forward_channel_data(PathContext& path, const RxDatagram& rx, uint32_t slot
   tx.from_address = flow.from_address;
   tx.from_port = flow.from_port;
   copy_header_fields(tx, rx);
-  // IPv4 to IPv4 copies DF where the driver knows it (section 14); the others' sides have none to
-  // copy.
-  tx.dont_fragment = rx.df == DontFragment::kSet && rx.source.ip.is_v4() && tx.to.ip.is_v4();
   emit(path, tx);
   path.core.count(Outcome::k_relayed_channel_to_peer);
 }
@@ -105,7 +102,6 @@ void forward_peer_datagram(PathContext& path, const RxDatagram& rx, uint32_t slo
   tx.from_address = listener.address;
   tx.from_port = listener.port;
   copy_header_fields(tx, rx);
-  tx.dont_fragment = rx.df == DontFragment::kSet && rx.source.ip.is_v4() && tx.to.ip.is_v4();
   emit(path, tx);
   path.core.count(Outcome::k_relayed_peer_to_channel);
 }

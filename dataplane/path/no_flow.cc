@@ -133,8 +133,7 @@ void send_to_peer(PathContext& path, const RxDatagram& rx, uint32_t index, uint3
   tx.from_port = leg.relay.port;
   copy_header_fields(tx, rx);
   // DONT-FRAGMENT counts from IPv4 to IPv4 only (RFC 8656 sections 13 and 14).
-  const bool ipv4 = rx.source.ip.is_v4() && send.peer.ip.is_v4();
-  tx.dont_fragment = ipv4 && (send.dont_fragment || rx.df == DontFragment::kSet);
+  if (send.dont_fragment && rx.source.ip.is_v4() && send.peer.ip.is_v4()) tx.dont_fragment = true;
   emit(path, tx);
   core.count(Outcome::k_relayed_send_to_peer);
 }
@@ -190,7 +189,6 @@ void data_to_client(PathContext& path, const RxDatagram& rx, uint32_t index, uin
   tx.length = rx.length;
   finish_data_indication(tx, at + 4);
   copy_header_fields(tx, rx);
-  tx.dont_fragment = rx.df == DontFragment::kSet && rx.source.ip.is_v4() && tx.to.ip.is_v4();
   emit(path, tx);
   core.count(Outcome::k_relayed_peer_to_data);
 }

@@ -62,11 +62,18 @@ inline void emit(PathContext& path, TxDatagram& tx) {
 // A datagram to be relayed whose TTL is used up.
 [[gnu::cold]] void ttl_exceeded(PathContext& path, const RxDatagram& rx);
 
+// The longest IPv4 packet made from an IPv6 one that routers may still cut (RFC 7915 section 5.1).
+inline constexpr uint32_t kMaxFragmentable = 1260;
+
 // Header fields that follow the datagram (RFC 8656 sections 13-14): TTL decremented, DSCP and ECN
-// copied.
+// copied, DF from IPv4 to IPv4 too. What came whole over IPv6 and is longer than kMaxFragmentable
+// leaves over IPv4 with DF set. `tx` has its destination and all its bytes.
 inline void copy_header_fields(TxDatagram& tx, const RxDatagram& rx) {
   tx.ttl = static_cast<uint8_t>(rx.ttl - 1);
   tx.tos = rx.tos;
+  const uint32_t packet = kIpv4UdpHeaders + tx.head_length + tx.length + tx.pad_length;
+  tx.dont_fragment = rx.df == DontFragment::kSet && tx.to.ip.is_v4() &&
+                     (rx.source.ip.is_v4() || packet > kMaxFragmentable);
 }
 
 }  // namespace culvert

@@ -134,6 +134,7 @@ Fate Reference::from_peer(CoreId core, const Arrival& a, uint64_t now) {
   fate.ttl = static_cast<uint8_t>(a.ttl - 1);
   fate.tos = a.tos;
   fate.df = a.df && a.from.ip.is_v4() && tuple.client.ip.is_v4();
+  fate.df_if_long = a.df && a.from.ip.is_v6() && tuple.client.ip.is_v4();
   fate.data = a.data;
   fate.channel = number;
   fate.peer = a.from;
@@ -275,6 +276,7 @@ Fate Reference::to_peer(CoreId core, const Arrival& a, const Tuple& tuple, Alloc
   fate.ttl = static_cast<uint8_t>(plant_ == Plant::kHopsKept ? a.ttl : a.ttl - 1);
   fate.tos = a.tos;
   fate.df = df && a.from.ip.is_v4() && peer.ip.is_v4();
+  fate.df_if_long = a.df && a.from.ip.is_v6() && peer.ip.is_v4();
   return fate;
 }
 
@@ -427,7 +429,8 @@ bool Reference::matches(const Fate& fate, const sim::Datagram& left, const Arriv
     return fate.other_code != 0 && error->code == fate.other_code;
   }
   if (fate.way == Fate::Way::kIcmp) return is_icmp_indication(fate, left.payload);
-  if (left.ttl != fate.ttl || left.tos != fate.tos || left.dont_fragment != fate.df) return false;
+  const bool df = fate.df || (fate.df_if_long && left.payload.size() + 28 > 1260);
+  if (left.ttl != fate.ttl || left.tos != fate.tos || left.dont_fragment != df) return false;
   if (fate.way == Fate::Way::kRaw) return same_bytes(left.payload, fate.data);
   if (fate.way == Fate::Way::kChannel) {
     const auto data = codec::parse_channel_data(left.payload);

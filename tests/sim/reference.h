@@ -96,6 +96,7 @@ struct Fate {
   uint8_t ttl = 64;
   uint8_t tos = 0;
   bool df = false;
+  bool df_if_long = false;  // RFC 7915 section 5.1: above 1260 bytes
   codec::Bytes data;
   uint16_t channel = 0;
   TransportAddress peer;

@@ -56,15 +56,19 @@ class ReplyBudgetBuckets {
   }
 
   // Whether charge() would say kOverBudget to any answer of `least` bytes or more that is not too
-  // large. Asked before an answer is made: a flood must not buy work that nobody receives.
+  // large. Asked before an answer is made: a flood must not buy work that nobody receives. The
+  // core's bucket comes first: once it is empty, a flood from many prefixes reads no other memory
+  // and evicts nothing.
   [[nodiscard]] bool exhausted(const ReplyBudget& budget, const IpAddress& source, uint32_t in,
                                uint32_t least, Ticks now) {
     if (least <= in || least * 10 > in * kMaxReplyRatioTenths) return false;
+    const auto cost = static_cast<int64_t>(least - in);
     start_total(budget, now);
+    refill(total_, budget.total_bytes_per_second, now);
+    if (total_.tokens < cost) return true;
     Bucket& prefix = find(source, now, budget);
     refill(prefix, budget.per_prefix_bytes_per_second, now);
-    refill(total_, budget.total_bytes_per_second, now);
-    return std::min(prefix.tokens, total_.tokens) < static_cast<int64_t>(least - in);
+    return prefix.tokens < cost;
   }
 
   // A request with a valid nonce came from `source`: its challenge had cost about `cost` bytes.

@@ -94,13 +94,21 @@ void answer_binding(PathContext& path, const RxDatagram& rx, const stun::Message
                                kNonce);
 }
 
+// Whether a challenge to this source can be paid for; if not, that is counted.
+[[nodiscard]] bool may_challenge(PathContext& path, const RxDatagram& rx) {
+  const Listener& listener = path.snapshot.listeners[rx.listener];
+  const uint32_t headers = headers_of(rx.source.ip);
+  const bool exhausted = path.core.flows.budget.exhausted(
+      path.snapshot.reply_budget, rx.source.ip, rx.length + headers,
+      least_challenge(listener) + headers, path.now);
+  if (exhausted) path.core.count(Outcome::k_reply_budget);
+  return !exhausted;
+}
+
 void challenge(PathContext& path, const RxDatagram& rx, const stun::Message& request) {
   const Snapshot& snapshot = path.snapshot;
   const Listener& listener = snapshot.listeners[rx.listener];
   const uint32_t headers = headers_of(rx.source.ip);
-  if (path.core.flows.budget.exhausted(snapshot.reply_budget, rx.source.ip, rx.length + headers,
-                                       least_challenge(listener) + headers, path.now))
-    return path.core.count(Outcome::k_reply_budget);
   const auto build = [&](uint32_t features, std::span<const uint8_t> algorithms) {
     stun::Builder reply(reply_buffer(path), Class::kError, request.method(),
                         request.transaction_id());
@@ -178,10 +186,11 @@ void handle_request(PathContext& path, const RxDatagram& rx, const stun::Message
   const FlowState& flows = path.core.flows;
   const bool known = message.method() == stun::kAllocate || flows.find_client(client) != kNoSlot ||
                      flows.find_redirect(client) != kNoSlot;
-  if (known)
-    challenge(path, rx, message);
-  else if (!steered(path, rx))
+  if (known) {
+    if (may_challenge(path, rx)) challenge(path, rx, message);
+  } else if (!steered(path, rx)) {
     answer_no_allocation(path, rx, message);
+  }
 }
 
 void handle_indication(PathContext& path, const RxDatagram& rx, const stun::Message& message) {
@@ -193,6 +202,9 @@ void handle_indication(PathContext& path, const RxDatagram& rx, const stun::Mess
 }  // namespace
 
 void handle_stun(PathContext& path, const RxDatagram& rx) {
+  // A flood of spoofed Allocates ends here, read no further than it must be.
+  const bool bare = stun::is_bare_allocate({rx.payload, rx.length});
+  if (bare && !may_challenge(path, rx)) return;
   stun::Message message;
   switch (stun::Message::parse({rx.payload, rx.length}, message)) {
     case stun::ParseError::kNone:
@@ -207,7 +219,7 @@ void handle_stun(PathContext& path, const RxDatagram& rx) {
   }
   switch (message.message_class()) {
     case Class::kRequest:
-      return handle_request(path, rx, message);
+      return bare ? challenge(path, rx, message) : handle_request(path, rx, message);
     case Class::kIndication:
       return handle_indication(path, rx, message);
     case Class::kSuccess:

@@ -209,6 +209,28 @@ class Message {
   return true;
 }
 
+// The Allocate request of a stranger: no integrity, no FINGERPRINT. True only where parse() accepts
+// it and finds neither; false says nothing. A flood of them is told by this, at a fifth of what an
+// index of the attributes costs.
+[[nodiscard]] inline bool is_bare_allocate(std::span<const uint8_t> bytes) {
+  const size_t size = bytes.size();
+  const uint8_t* const data = bytes.data();
+  // A request's class bits are zero: the type is the method.
+  if (size < kHeaderSize || size > kMaxStunMessage || size % 4 != 0 ||
+      load_be16(data) != kAllocate || load_be32(data + 4) != kMagicCookie ||
+      load_be16(data + 2) + kHeaderSize != size)
+    return false;
+  size_t at = kHeaderSize;
+  while (at < size) {
+    const auto type = static_cast<Attribute>(load_be16(data + at));
+    if (type == Attribute::kMessageIntegrity || type == Attribute::kMessageIntegritySha256 ||
+        type == Attribute::kFingerprint)
+      return false;
+    at += 4 + ((load_be16(data + at + 2) + size_t{3}) & ~size_t{3});
+  }
+  return at == size;
+}
+
 // Builds a message into a caller's buffer. Padding is always written as zero. When the buffer is
 // too small the builder stops writing and ok() is false.
 class Builder {

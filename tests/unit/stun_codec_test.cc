@@ -477,6 +477,16 @@ TEST(StunCodec, addresses_survive_at_every_alignment) {
   }
 }
 
+// A bit of every second message, the end of every tenth.
+void damage(crypto::Random& random, Bytes& bytes) {
+  const auto size = static_cast<uint32_t>(bytes.size());
+  if (random.below(2) != 0) {
+    uint8_t& damaged = bytes[random.below(size)];
+    damaged = static_cast<uint8_t>(damaged ^ 1u << random.below(8));
+  }
+  if (random.below(10) == 0) bytes.resize(random.below(size + 1));
+}
+
 // parse_plain_send() may only say what parse() says: any message it takes has exactly these two
 // attributes and the same values, however it was damaged.
 TEST(StunCodec, a_plain_send_is_what_the_whole_parser_finds_in_it) {
@@ -498,12 +508,7 @@ TEST(StunCodec, a_plain_send_is_what_the_whole_parser_finds_in_it) {
     if (random.below(10) != 0) draft.builder.add(Attribute::kData, data);
     if (random.below(10) == 0) draft.builder.add_fingerprint();
     Bytes bytes = draft.bytes();
-    const auto size = static_cast<uint32_t>(bytes.size());
-    if (random.below(2) != 0) {
-      uint8_t& damaged = bytes[random.below(size)];
-      damaged = static_cast<uint8_t>(damaged ^ 1u << random.below(8));
-    }
-    if (random.below(10) == 0) bytes.resize(random.below(size + 1));
+    damage(random, bytes);
 
     const Parsed whole(bytes);
     const std::unique_ptr<uint8_t[]> block(new uint8_t[bytes.size()]);
@@ -531,6 +536,42 @@ TEST(StunCodec, a_plain_send_is_what_the_whole_parser_finds_in_it) {
     ASSERT_TRUE(m.unknown_required().empty());
   }
   EXPECT_GT(plain, 2000u);
+  EXPECT_GT(others, 2000u);
+}
+
+// is_bare_allocate() is exactly what parse() says of such a message, however it was damaged.
+TEST(StunCodec, a_bare_allocate_is_what_the_whole_parser_finds_without_integrity_or_fingerprint) {
+  const uint64_t seed = crypto::Random().u64();
+  std::cout << "seed " << seed << "\n";
+  crypto::Random random(seed);
+  uint32_t bare = 0, others = 0;
+  for (int round = 0; round < 20000; ++round) {
+    const bool refresh = random.below(20) == 0;
+    const bool indication = random.below(20) == 0;
+    Draft draft(4096, indication ? Class::kIndication : Class::kRequest,
+                refresh ? kRefresh : kAllocate);
+    const auto maybe = [&](uint32_t odds, Attribute type, size_t size) {
+      if (random.below(odds) == 0) draft.builder.add(type, Bytes(size));
+    };
+    maybe(2, Attribute::kRequestedTransport, 4);
+    maybe(2, kUnknownOptional, random.below(40));
+    maybe(2, kUnknownRequired, random.below(40));
+    maybe(10, Attribute::kMessageIntegrity, 20);
+    maybe(10, Attribute::kMessageIntegritySha256, 32);
+    maybe(10, kUnknownOptional, 1900 + random.below(200));
+    if (random.below(10) == 0) draft.builder.add_fingerprint();
+    Bytes bytes = draft.bytes();
+    damage(random, bytes);
+
+    const Parsed whole(bytes);
+    const Message& m = whole.message;
+    const bool expected = whole.error == ParseError::kNone && m.method() == kAllocate &&
+                          m.message_class() == Class::kRequest && !m.has_integrity() &&
+                          !m.has(AttributeSlot::kFingerprint);
+    ASSERT_EQ(is_bare_allocate({whole.block.get(), bytes.size()}), expected) << "round " << round;
+    ++(expected ? bare : others);
+  }
+  EXPECT_GT(bare, 2000u);
   EXPECT_GT(others, 2000u);
 }
 

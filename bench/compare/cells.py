@@ -46,7 +46,7 @@ GROUPS = {
     "port": "A port of our own: memif, one core, against testpmd 5tswap",
     "port_cpu": "Packets per CPU-second: a port of our own against coturn on kernel sockets",
     "port_delay": "Latency on memif at half of the slower one's rate",
-    "xdp": "AF_XDP on veth, one core, against testpmd 5tswap",
+    "xdp": "AF_XDP on veth, one core, against testpmd macswap",
     "flood": "Spoofed Allocates at 100 % of the core's rate beside 30 % of legitimate traffic",
     "port_cores": "Two fast cores on memif",
     "port_kinds": "What each kind of traffic costs on a port without a wire",
@@ -66,7 +66,7 @@ NOTES = {
     "port_delay": "Both at the same rate, half of what the slower one forwarded in the section "
                   "above. The scheduler is in the tail of both.",
     "xdp": "The kernel copies every frame at both ends; that, not the relay, is what the figure "
-           "shows. 5tswap instead of macswap, so that the generator gets its frames back.",
+           "shows. macswap exchanges link addresses only.",
     "flood": "Forged addresses, each datagram another one; answers are paid from the reply budget. "
              "Delivered: of the legitimate datagrams that were due.",
     "port_cores": "The two fast cores share one CPU, the generator has the other: this shows that "

@@ -347,14 +347,16 @@ class CulvertPort(OnPort):
 class SwapperPort(OnPort):
     name = "testpmd"
     note = ("dpdk-testpmd in 5tswap: exchanges link addresses, IP addresses and ports of each frame"
-            " and sends it back, nothing else; what the port leaves any relay. The generator takes "
-            "it for a server that sends everything back (--reflector).")
+            " and sends it back, nothing else; what the port leaves any relay (on AF_XDP macswap: "
+            "link addresses only). The generator takes it for a server that sends everything back "
+            "(--reflector).")
     ready_word = "packet forwarding - ports="
 
     def command(self):
         cpu = self.wire.cpus[0]
         return ["stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--iova-mode=va",
-                *self.wire.eal("server"), "--", "--auto-start", "--forward-mode=5tswap",
+                *self.wire.eal("server"), "--", "--auto-start",
+                f"--forward-mode={self.wire.swap}",
                 "--disable-link-check", "--no-flush-rx", "--port-topology=loop", "--burst=64",
                 "--total-num-mbufs=16384", "--stats-period", "3600"]
 

@@ -149,6 +149,7 @@ class Wire:
     forged = "10.79.128.0/17"
     allowed = "10.79.0.0/16"
     queues = 1
+    swap = "5tswap"  # testpmd's forwarding mode
 
     def __init__(self):
         self.cpus = sorted(os.sched_getaffinity(0))[:2]
@@ -209,6 +210,7 @@ class Xdp(Wire):
     kernel). Needs root."""
 
     name = "AF_XDP on veth"
+    swap = "macswap"
 
     def __init__(self):
         super().__init__()

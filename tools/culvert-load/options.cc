@@ -216,7 +216,7 @@ void add_relayed(CLI::App* app, Options& o, Raw& raw, bool rate) {
       "the server is kernel_bound, a loop without TURN: its first relayed ADDRESS:PORT");
   app->add_flag("--reflector", o.reflector,
                 "dpdk: the server sends every frame back with its addresses swapped (testpmd's "
-                "5tswap): no TURN, clients get back what they send");
+                "5tswap or macswap): no TURN, clients get back what they send");
   add_choice(app, "--direction", o.direction, kDirections, "of the datagrams");
   add_choice(app, "--topology", o.topology, kTopologies, "who talks with whom");
   add_choice(app, "--encoding", o.encoding, kEncodings, "ChannelData, or Send indications");

@@ -497,14 +497,18 @@ void PortDriver::take(const PortBurst::Frame& frame, size_t port) {
 }
 
 void PortDriver::take_datagram(const frame::Parsed& parsed) {
-  const uint32_t endpoint = table_.find(parsed.destination, key_of());
+  // A reflector that exchanges link addresses only leaves the datagram as it was sent.
+  const bool as_sent = options_.reflector && parsed.destination == options_.server;
+  const TransportAddress& ours = as_sent ? parsed.source : parsed.destination;
+  const TransportAddress& theirs = as_sent ? parsed.destination : parsed.source;
+  const uint32_t endpoint = table_.find(ours, key_of());
   if (endpoint == PortTable::kNone) {
-    if (!options_.spoof.contains(parsed.destination.ip)) return count(FrameCounter::k_not_ours);
+    if (!options_.spoof.contains(ours.ip)) return count(FrameCounter::k_not_ours);
     received_[received_count_++] = {kForged, parsed.payload, parsed.length, 0};
     return;
   }
   const Open& open = open_[endpoint];
-  if (open.connected && !(open.remote == parsed.source)) return count(FrameCounter::k_not_ours);
+  if (open.connected && !(open.remote == theirs)) return count(FrameCounter::k_not_ours);
   received_[received_count_++] = {endpoint, parsed.payload, parsed.length, 0};
 }
 

@@ -17,9 +17,10 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from network import command, inside, without_offloads
+from network import Namespaces, ThreeHosts, add_addresses, command, inside, without_offloads
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
 from turn_client import Refused, TurnClient
+from turnutils import with_channels
 
 RUNS_ALONE = "the relay polls"
 PORT = 3478
@@ -30,42 +31,6 @@ PEER = {4: "10.78.2.2", 6: "fd78:2::2"}
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 CLIENT_SECONDS = 60
 MESSAGES = 100
-
-SHIM_SOURCE = (pathlib.Path(__file__).resolve().parents[1] / "interop" / "turnutils" /
-               "rfc8656_channels.c")
-
-
-class Bench:
-    """Three namespaces; the relay's has two veth ends without addresses."""
-
-    def __init__(self):
-        need(os.geteuid() == 0, "root, for network namespaces and packet sockets")
-        stem = f"culvert-{os.getpid()}-d"
-        self.client, self.relay, self.peer = (f"{stem}-{n}" for n in ("client", "relay", "peer"))
-        self.made = []
-
-    def build(self, queues=1):
-        for name in (self.client, self.relay, self.peer):
-            command("ip", "netns", "add", name)
-            self.made.append(name)
-            command("ip", "-n", name, "link", "set", "lo", "up")
-        # The relay's ports are not the kernel's: it must say nothing on them.
-        command("ip", "netns", "exec", self.relay, "sysctl", "-qw",
-                "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
-        for host, name, net in ((self.client, "to_client", 1), (self.peer, "to_peer", 2)):
-            command("ip", "-n", host, "link", "add", "up0", "type", "veth", "peer", "name", name,
-                    "netns", self.relay)
-            command("ip", "-n", host, "addr", "add", f"10.78.{net}.2/24", "dev", "up0")
-            command("ip", "-n", host, "addr", "add", f"fd78:{net}::2/64", "dev", "up0", "nodad")
-            command("ip", "-n", host, "link", "set", "up0", "up")
-            command("ip", "-n", self.relay, "link", "set", name, "up")
-            without_offloads(host, "up0")
-        return self
-
-    def remove(self):
-        for name in reversed(self.made):
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-        self.made = []
 
 
 def port(number, interface, queues):
@@ -81,20 +46,31 @@ class OnPorts(unittest.TestCase):
     telemetry = "--no-telemetry"
     relayed = RELAY_NEAR_PEER  # where relayed ports are
     more_options = ()
+    port_to_peer = 1
+
+    @classmethod
+    def network(cls):
+        return ThreeHosts(78)
+
+    @classmethod
+    def devices(cls):
+        return f"{port(0, 'to_client', cls.queues)} {port(1, 'to_peer', cls.queues)}"
+
+    @classmethod
+    def join(cls):
+        """What needs the relay's ports to be there."""
 
     @classmethod
     def setUpClass(cls):
         need(KIND == "culvert", "culvert: coturn has no ports of its own")
         need(has_dpdk(), "a culvertd built with DPDK (libdpdk-dev)")
-        cls.bench = Bench()
-        cls.addClassCleanup(cls.bench.remove)
-        cls.bench.build()
+        cls.bench = cls.enterClassContext(cls.network())
         memory = "--in-memory" if os.environ.get("CULVERT_DPDK_HUGE") else "--no-huge -m 256"
         eal = (f"{memory} --no-pci {cls.telemetry} --file-prefix=culvert{os.getpid()} "
-               f"{port(0, 'to_client', cls.queues)} {port(1, 'to_peer', cls.queues)}")
+               + cls.devices())
         options = ["--driver", "dpdk", "--cores", str(cls.cores), f"--eal={eal}",
                    "--allow-peer", "10.78.2.2/32", "--allow-peer", "fd78:2::2/128"]
-        for near, number in ((RELAY_NEAR_CLIENT, 0), (RELAY_NEAR_PEER, 1)):
+        for near, number in ((RELAY_NEAR_CLIENT, 0), (RELAY_NEAR_PEER, cls.port_to_peer)):
             options += ["--port-address", f"{near[4]}/24@{number}",
                         "--port-address", f"{near[6]}/64@{number}"]
         options += cls.more_options
@@ -105,6 +81,7 @@ class OnPorts(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.relay.folder, ignore_errors=True)
         cls.addClassCleanup(cls.relay.stop)
         cls.relay.start()
+        cls.join()
         for family in (4, 6):
             cls.meet(cls.bench.peer, family, RELAY_NEAR_PEER[family])
 
@@ -164,13 +141,6 @@ class OnPorts(unittest.TestCase):
         self.assertGreaterEqual(sent, MESSAGES * 100 * clients, tail)
         self.assertEqual(received, sent, tail)
         self.assertEqual(int(lost[-1]), 0, tail)
-
-    def shim(self):
-        """The preload that keeps the client's channel numbers in RFC 8656's range."""
-        library = self.relay.folder / "rfc8656_channels.so"
-        subprocess.run([need_program("gcc", "g++"), "-O1", "-fPIC", "-shared", "-o", str(library),
-                        str(SHIM_SOURCE), "-ldl"], check=True)
-        return {**os.environ, "LD_PRELOAD": str(library)}
 
 
 def neighbours(namespace, address):
@@ -254,7 +224,7 @@ class OneCore(Moving, OnPorts):
     def test_a_client_loses_nothing_over_channels(self):
         for family in (4, 6):
             with self.subTest(family=family):
-                self.uclient(family, environment=self.shim())
+                self.uclient(family, environment=with_channels())
 
     def test_a_client_loses_nothing_by_send_indications(self):
         for family in (4, 6):
@@ -264,7 +234,7 @@ class OneCore(Moving, OnPorts):
     def test_twenty_clients_lose_nothing(self):
         for family in (4, 6):
             with self.subTest(family=family):
-                self.uclient(family, clients=20, environment=self.shim())
+                self.uclient(family, clients=20, environment=with_channels())
 
     def test_the_counters_are_on_the_metrics_page_and_add_up(self):
         for core in self.relay.control("cores")["cores"]:
@@ -349,7 +319,7 @@ class TwoCoresOneQueue(Moving, OnPorts):
 
     def test_what_belongs_to_the_other_core_is_handed_over_and_nothing_is_lost(self):
         for family in (4, 6):
-            self.uclient(family, clients=20, environment=self.shim())
+            self.uclient(family, clients=20, environment=with_channels())
             self.uclient(family, "-s", clients=4)
         cores = self.relay.control("cores")["cores"]
         self.assertGreater(cores[1]["handed_in"], 100)
@@ -365,10 +335,46 @@ class FourCoresTwoQueues(Moving, OnPorts):
 
     def test_nothing_is_lost_wherever_datagrams_arrive(self):
         for family in (4, 6):
-            self.uclient(family, clients=20, environment=self.shim())
+            self.uclient(family, clients=20, environment=with_channels())
             self.uclient(family, "-s", clients=4)
         cores = self.relay.control("cores")["cores"]
         self.assertTrue(all(core["handed_in"] > 0 for core in cores[2:]), cores)
+
+
+class OneHost(Namespaces):
+    """All in one namespace."""
+
+    def __init__(self):
+        super().__init__()
+        self.client = self.relay = self.peer = f"culvert-{os.getpid()}-one"
+
+    def build(self):
+        self.add(self.client)
+
+
+class OnTap(OnPorts):
+    """One port, whose other end is an interface of the kernel's: client and peer are on it."""
+
+    port_to_peer = 0
+
+    @classmethod
+    def network(cls):
+        return OneHost()
+
+    @classmethod
+    def devices(cls):
+        return "--vdev=net_tap0,iface=wire0"
+
+    @classmethod
+    def join(cls):
+        for number in (1, 2):
+            add_addresses(cls.bench.client, "wire0", (f"10.78.{number}", f"fd78:{number}"), 2)
+        without_offloads(cls.bench.client, "wire0")
+        command("ip", "-n", cls.bench.client, "link", "set", "wire0", "up")
+
+    def test_clients_lose_nothing(self):
+        self.uclient(4, clients=5, environment=with_channels())
+        self.uclient(6, "-s", clients=5)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import chromium_test
-from dpdk_test import has_dpdk, without_offloads
-from network import command, inside
+from dpdk_test import has_dpdk
+from network import ThreeHosts, command, inside
 from relay import KIND, PASSWORD, USER, Relay, bracketed, need, need_program, wait_for
 from turn_client import TurnClient
+from turnutils import with_channels
 
 RUNS_ALONE = "the relay polls"
 PORT = 3478
@@ -47,37 +48,9 @@ MESSAGES = 100
 CLIENTS = 10
 PAGE = b"culvert beside the kernel\n" * 4000
 
-SHIM_SOURCE = (pathlib.Path(__file__).resolve().parents[1] / "interop" / "turnutils" /
-               "rfc8656_channels.c")
 
-
-class Bench:
-    """Three namespaces; all addresses are the kernels'."""
-
-    def __init__(self):
-        need(os.geteuid() == 0, "root, for network namespaces and XDP")
-        stem = f"culvert-{os.getpid()}-x"
-        self.client, self.relay, self.peer = (f"{stem}-{n}" for n in ("client", "relay", "peer"))
-        self.made = []
-
-    def build(self, queues):
-        several = ["numrxqueues", str(queues), "numtxqueues", str(queues)]
-        for name in (self.client, self.relay, self.peer):
-            command("ip", "netns", "add", name)
-            self.made.append(name)
-            command("ip", "-n", name, "link", "set", "lo", "up")
-        for host, name, net in ((self.client, "to_client", 1), (self.peer, "to_peer", 2)):
-            command("ip", "-n", host, "link", "add", "up0", *several, "type", "veth", "peer",
-                    "name", name, *several, "netns", self.relay)
-            for namespace, device, end in ((host, "up0", 2), (self.relay, name, 1)):
-                command("ip", "-n", namespace, "addr", "add", f"10.79.{net}.{end}/24", "dev",
-                        device)
-                command("ip", "-n", namespace, "addr", "add", f"fd79:{net}::{end}/64", "dev",
-                        device, "nodad")
-                command("ip", "-n", namespace, "link", "set", device, "up")
-            # Frames must come as a wire carries them, with their checksums filled in.
-            without_offloads(host, "up0")
-        return self
+class Bench(ThreeHosts):
+    """All addresses are the kernels'."""
 
     def programs(self):
         """Interfaces of the relay's namespace that have an XDP program, and its name."""
@@ -92,11 +65,6 @@ class Bench:
                 found[name] = shown
         return found
 
-    def remove(self):
-        for name in reversed(self.made):
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-        self.made = []
-
 
 class Beside(unittest.TestCase):
     """One network, and a relay for each test."""
@@ -108,9 +76,7 @@ class Beside(unittest.TestCase):
     def setUpClass(cls):
         need(KIND == "culvert", "culvert: coturn has no ports of its own")
         need(has_dpdk(), "a culvertd built with DPDK (libdpdk-dev)")
-        cls.bench = Bench()
-        cls.addClassCleanup(cls.bench.remove)
-        cls.bench.build(cls.queues)
+        cls.bench = cls.enterClassContext(Bench(79, cls.queues, relay_addresses=True))
 
     def options(self, mode="beside", queues=None):
         ports = []
@@ -188,9 +154,6 @@ class Beside(unittest.TestCase):
     @contextlib.contextmanager
     def uclient(self, family):
         """Clients through the relay; what they lost is judged when the body is done."""
-        library = self.relay.folder / "rfc8656_channels.so"
-        subprocess.run([need_program("gcc", "g++"), "-O1", "-fPIC", "-shared", "-o", str(library),
-                        str(SHIM_SOURCE), "-ldl"], check=True)
         words = ["ip", "netns", "exec", self.bench.client,
                  need_program("turnutils_uclient", "coturn"), "-u", USER, "-w", PASSWORD,
                  "-p", str(PORT), "-m", str(CLIENTS), "-n", str(MESSAGES), "-e", PEER[family],
@@ -198,7 +161,7 @@ class Beside(unittest.TestCase):
         with self.echo(family), tempfile.TemporaryFile(mode="w+") as out:
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out,
                                        stderr=subprocess.STDOUT,
-                                       env={**os.environ, "LD_PRELOAD": str(library)})
+                                       env=with_channels())
             try:
                 yield process
                 process.wait(CLIENT_SECONDS)

@@ -24,9 +24,10 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import dpdk_test
-from network import command, inside
+from network import Namespaces, command, inside, without_offloads
 from relay import KIND, PASSWORD, USER, Relay, need, need_program, wait_for
 from turn_client import TurnClient
+from turnutils import with_channels
 
 RUNS_ALONE = "the relay polls"
 PORT = 3478
@@ -51,21 +52,14 @@ def execute(namespace, *words, seconds=60, check=True, environment=None):
     return done.stdout
 
 
-class Hosts:
+class Hosts(Namespaces):
     """Client and peer, each in a namespace with one interface, up0."""
 
     def __init__(self):
-        need(os.geteuid() == 0, "root, for network namespaces and packet sockets")
+        super().__init__()
         stem = f"culvert-{os.getpid()}-t"
         self.client, self.relay, self.peer, self.wire = (
             f"{stem}-{n}" for n in ("client", "relay", "peer", "wire"))
-        self.made = []
-
-    def make(self, *namespaces):
-        for name in namespaces:
-            command("ip", "netns", "add", name)
-            self.made.append(name)
-            command("ip", "-n", name, "link", "set", "lo", "up")
 
     def host(self, namespace, addresses, other_end, other_namespace):
         command("ip", "-n", namespace, "link", "add", "up0", "type", "veth", "peer", "name",
@@ -75,12 +69,7 @@ class Hosts:
                     "up0", *(["nodad"] if family == 6 else []))
         command("ip", "-n", namespace, "link", "set", "up0", "up")
         command("ip", "-n", other_namespace, "link", "set", other_end, "up")
-        dpdk_test.without_offloads(namespace, "up0")
-
-    def remove(self):
-        for name in reversed(self.made):
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-        self.made = []
+        without_offloads(namespace, "up0")
 
 
 class KernelBeside:
@@ -96,10 +85,7 @@ class KernelBeside:
         cls.addClassCleanup(shutil.rmtree, cls.relay.folder, ignore_errors=True)
         cls.addClassCleanup(cls.relay.stop)
         # turnutils_uclient with channel numbers of RFC 8656.
-        library = cls.relay.folder / "rfc8656_channels.so"
-        subprocess.run([need_program("gcc", "g++"), "-O1", "-fPIC", "-shared", "-o", str(library),
-                        str(dpdk_test.SHIM_SOURCE), "-ldl"], check=True)
-        cls.channels = {**os.environ, "LD_PRELOAD": str(library)}
+        cls.channels = with_channels()
         cls.relay.start()
 
     @classmethod
@@ -286,7 +272,7 @@ class TapBesideMemif(KernelBeside, unittest.TestCase):
         cls.testpmd = need_program("dpdk-testpmd", "dpdk-dev")
         cls.hosts = Hosts()
         cls.addClassCleanup(cls.hosts.remove)
-        cls.hosts.make(cls.hosts.client, cls.hosts.relay, cls.hosts.peer, cls.hosts.wire)
+        cls.hosts.add(cls.hosts.client, cls.hosts.relay, cls.hosts.peer, cls.hosts.wire)
         wire = cls.hosts.wire
         command("ip", "netns", "exec", wire, "sysctl", "-qw",
                 "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
@@ -405,7 +391,7 @@ class BesidePacketSockets(KernelBeside, unittest.TestCase):
         need_program("nft", "nftables")
         hosts = cls.hosts = Hosts()
         cls.addClassCleanup(hosts.remove)
-        hosts.make(hosts.client, hosts.relay, hosts.peer)
+        hosts.add(hosts.client, hosts.relay, hosts.peer)
         hosts.host(hosts.client, CLIENT, "to_client", hosts.relay)
         hosts.host(hosts.peer, cls.peer, "to_peer", hosts.relay)
         ends = (("to_client", 0, RELAY), ("to_peer", 1, RELAY_NEAR_PEER))

@@ -13,7 +13,8 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import network
-from relay import (BUILD, PASSWORD, USER, Relay, RelayCase, free_udp_port, need_program, wait_for)
+from relay import PASSWORD, USER, Relay, RelayCase, free_udp_port, need_program, wait_for
+from turnutils import with_channels
 
 # uclient takes 2 to 10 s for its set-up and tear-down whatever the server does.
 CLIENT_SECONDS = 60
@@ -21,17 +22,6 @@ MESSAGES = 50
 
 # The relay is on 127.0.0.1: on an address of the relay itself only relayed ports are peers.
 PEER = "127.0.0.2"
-
-SHIM_SOURCE = pathlib.Path(__file__).resolve().parent / "turnutils" / "rfc8656_channels.c"
-SHIM = BUILD.parent / "interop" / "rfc8656_channels.so"
-
-
-def shim():
-    """Builds the preload that keeps the client's channel numbers in RFC 8656's range."""
-    SHIM.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([need_program("gcc", "g++"), "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC",
-                    "-shared", "-o", str(SHIM), str(SHIM_SOURCE), "-ldl"], check=True)
-    return SHIM
 
 
 class Peer:
@@ -73,7 +63,7 @@ class Uclient(RelayCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.environment = {**os.environ, "LD_PRELOAD": str(shim())}
+        cls.environment = with_channels()
         super().setUpClass()
 
     def uclient(self, address, *options, clients=1, messages=MESSAGES, environment=None):
@@ -144,7 +134,7 @@ class TowardIpv6Peers(Uclient):
 
     @classmethod
     def setUpClass(cls):
-        cls.environment = {**os.environ, "LD_PRELOAD": str(shim())}
+        cls.environment = with_channels()
         book = network.AddressBook()
         cls.enterClassContext(book)
         relay, cls.peer_address = book.ADDRESSES

@@ -347,6 +347,22 @@ Bytes hex(std::string_view text) {
   return out;
 }
 
+// The whole frame of a fragment like this one.
+Bytes written(const frame::Fragment& f, uint32_t identification) {
+  Bytes room(frame::kMaxPieceHeaders);
+  room.insert(room.end(), f.data.begin(), f.data.end());
+  frame::Outgoing o;
+  o.source.ip = f.source;
+  o.destination.ip = f.destination;
+  o.tos = 0xb8;
+  const size_t headers = frame::write_piece_headers(
+      room.data() + frame::kMaxPieceHeaders, f.data.size(), {f.offset, f.more, identification},
+      {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}, o);
+  room.erase(room.begin(),
+             room.end() - static_cast<ptrdiff_t>(f.data.size()) - static_cast<ptrdiff_t>(headers));
+  return room;
+}
+
 // 192.0.2.1 -> 198.51.100.7, identification 0x1234, the 8 bytes at 16 of a longer datagram.
 TEST(FragmentFrames, ipv4_is_read_and_written_byte_for_byte) {
   const Bytes bytes =
@@ -364,18 +380,7 @@ TEST(FragmentFrames, ipv4_is_read_and_written_byte_for_byte) {
   EXPECT_EQ(f.tos, 0xb8);
   EXPECT_EQ(f.headers, 20);
   EXPECT_EQ(Bytes(f.data.begin(), f.data.end()), hex("0102030405060708"));
-
-  Bytes room(frame::kMaxPieceHeaders);
-  room.insert(room.end(), f.data.begin(), f.data.end());
-  frame::Outgoing o;
-  o.source.ip = f.source;
-  o.destination.ip = f.destination;
-  o.tos = 0xb8;
-  const size_t headers =
-      frame::write_piece_headers(room.data() + frame::kMaxPieceHeaders, 8, {16, true, 0x71234},
-                                 {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}, o);
-  room.erase(room.begin(), room.end() - 8 - static_cast<ptrdiff_t>(headers));
-  EXPECT_EQ(room, bytes);
+  EXPECT_EQ(written(f, 0x71234), bytes);
 }
 
 TEST(FragmentFrames, ipv6_is_read_and_written_byte_for_byte) {
@@ -393,18 +398,7 @@ TEST(FragmentFrames, ipv6_is_read_and_written_byte_for_byte) {
   EXPECT_EQ(f.protocol, 17);
   EXPECT_EQ(f.headers, 0);
   EXPECT_EQ(Bytes(f.data.begin(), f.data.end()), hex("0102030405060708"));
-
-  Bytes room(frame::kMaxPieceHeaders);
-  room.insert(room.end(), f.data.begin(), f.data.end());
-  frame::Outgoing o;
-  o.source.ip = f.source;
-  o.destination.ip = f.destination;
-  o.tos = 0xb8;
-  const size_t headers =
-      frame::write_piece_headers(room.data() + frame::kMaxPieceHeaders, 8, {16, true, 0xdeadbeef},
-                                 {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}, o);
-  room.erase(room.begin(), room.end() - 8 - static_cast<ptrdiff_t>(headers));
-  EXPECT_EQ(room, bytes);
+  EXPECT_EQ(written(f, 0xdeadbeef), bytes);
 }
 
 TEST(FragmentFrames, headers_before_an_ipv6_fragment_count_and_whole_frames_are_none) {

@@ -710,8 +710,8 @@ constexpr std::array kSections = {
     SectionInfo{"reply_budget", Repeats::kOnce,
                 "What may be sent to those who have not proven who they are, so that the relay is "
                 "no amplifier. Counted in bytes sent minus bytes received, IP and UDP headers "
-                "included; clients that complete their request get theirs back. A bucket saves up "
-                "10 seconds of its rate."},
+                "included; clients that complete their request get theirs back. A prefix saves up "
+                "10 seconds of its rate, all together one second of the total."},
     SectionInfo{"peers", Repeats::kOnce,
                 "Which addresses clients may reach through the relay. A built-in list refuses "
                 "loopback, private, link-local, multicast and the other special networks (in "

@@ -24,8 +24,11 @@ class ReplyBudgetBuckets {
  public:
   static constexpr uint32_t kSets = 4096;  // 16384 prefixes, 384 KiB per core
   static constexpr uint32_t kWays = 4;
-  // A bucket saves up this many seconds of its rate.
-  static constexpr uint32_t kBurstSeconds = 10;
+  // A prefix's bucket saves up this many seconds of its rate, the core's own less: what a prefix
+  // has saved serves the clients behind one address, what the core has saved a flood would spend,
+  // and its work with it.
+  static constexpr uint32_t kPrefixBurstSeconds = 10;
+  static constexpr uint32_t kTotalBurstSeconds = 1;
 
   enum class Verdict : uint8_t { kSend, kTooLarge, kOverBudget };
 
@@ -44,10 +47,9 @@ class ReplyBudgetBuckets {
     if (out * 10 > in * kMaxReplyRatioTenths) return Verdict::kTooLarge;
     if (out <= in) return Verdict::kSend;  // never more than was received: no amplification
     const auto cost = static_cast<int64_t>(out - in);
-    start_total(budget, now);
     Bucket& prefix = find(source, now, budget);
-    refill(prefix, budget.per_prefix_bytes_per_second, now);
-    refill(total_, budget.total_bytes_per_second, now);
+    refill_prefix(prefix, budget, now);
+    refill_total(budget, now);
     if (prefix.tokens < cost || total_.tokens < cost) return Verdict::kOverBudget;
     prefix.tokens -= cost;
     total_.tokens -= cost;
@@ -63,11 +65,10 @@ class ReplyBudgetBuckets {
                                uint32_t least, Ticks now) {
     if (least <= in || least * 10 > in * kMaxReplyRatioTenths) return false;
     const auto cost = static_cast<int64_t>(least - in);
-    start_total(budget, now);
-    refill(total_, budget.total_bytes_per_second, now);
+    refill_total(budget, now);
     if (total_.tokens < cost) return true;
     Bucket& prefix = find(source, now, budget);
-    refill(prefix, budget.per_prefix_bytes_per_second, now);
+    refill_prefix(prefix, budget, now);
     return prefix.tokens < cost;
   }
 
@@ -76,8 +77,8 @@ class ReplyBudgetBuckets {
     Bucket& prefix = find(source, now, budget);
     const int64_t back = std::min<int64_t>(cost, prefix.charged);
     prefix.charged -= back;
-    prefix.tokens = std::min(prefix.tokens + back, capacity(budget.per_prefix_bytes_per_second));
-    total_.tokens = std::min(total_.tokens + back, capacity(budget.total_bytes_per_second));
+    prefix.tokens = std::min(prefix.tokens + back, prefix_capacity(budget));
+    total_.tokens = std::min(total_.tokens + back, total_capacity(budget));
     return back != 0;
   }
 
@@ -98,22 +99,29 @@ class ReplyBudgetBuckets {
     uint32_t remainder = 0;  // of a byte, in thousandths
   };
 
-  [[nodiscard]] static int64_t capacity(uint64_t rate) {
-    return static_cast<int64_t>(rate) * kBurstSeconds;
+  [[nodiscard]] static int64_t prefix_capacity(const ReplyBudget& budget) {
+    return static_cast<int64_t>(budget.per_prefix_bytes_per_second) * kPrefixBurstSeconds;
   }
-  void start_total(const ReplyBudget& budget, Ticks now) {
-    if (total_.prefix != 0) return;
-    total_ = Bucket{1, capacity(budget.total_bytes_per_second), 0, now, 0};
+  [[nodiscard]] static int64_t total_capacity(const ReplyBudget& budget) {
+    return static_cast<int64_t>(budget.total_bytes_per_second) * kTotalBurstSeconds;
   }
-  static void refill(Bucket& bucket, uint64_t rate, Ticks now) {
+  static void refill_prefix(Bucket& bucket, const ReplyBudget& budget, Ticks now) {
+    refill(bucket, budget.per_prefix_bytes_per_second, prefix_capacity(budget), now);
+  }
+  // The first call fills it.
+  void refill_total(const ReplyBudget& budget, Ticks now) {
+    if (total_.prefix == 0) total_ = Bucket{1, total_capacity(budget), 0, now, 0};
+    refill(total_, budget.total_bytes_per_second, total_capacity(budget), now);
+  }
+  static void refill(Bucket& bucket, uint64_t rate, int64_t capacity, Ticks now) {
     const uint32_t elapsed = now - bucket.last;
     if (elapsed == 0) return;
     const uint64_t add =
-        rate * std::min<uint32_t>(elapsed, kBurstSeconds * 1000) + bucket.remainder;
-    bucket.tokens = std::min(bucket.tokens + static_cast<int64_t>(add / 1000), capacity(rate));
+        rate * std::min<uint32_t>(elapsed, kPrefixBurstSeconds * 1000) + bucket.remainder;
+    bucket.tokens = std::min(bucket.tokens + static_cast<int64_t>(add / 1000), capacity);
     bucket.remainder = static_cast<uint32_t>(add % 1000);
     bucket.last = now;
-    if (bucket.tokens == capacity(rate)) bucket.charged = 0;
+    if (bucket.tokens == capacity) bucket.charged = 0;
   }
   void refill_units(uint32_t per_second, Ticks now) {
     // It begins full, whatever the clock says: Ticks start anywhere.
@@ -141,11 +149,11 @@ class ReplyBudgetBuckets {
       if (set[way].prefix == 0) {
         if (victim->prefix != 0) victim = &set[way];
       } else if (victim->prefix != 0) {
-        refill(set[way], budget.per_prefix_bytes_per_second, now);
+        refill_prefix(set[way], budget, now);
         if (set[way].tokens > victim->tokens) victim = &set[way];
       }
     }
-    *victim = Bucket{prefix, capacity(budget.per_prefix_bytes_per_second), 0, now, 0};
+    *victim = Bucket{prefix, prefix_capacity(budget), 0, now, 0};
     return *victim;
   }
 

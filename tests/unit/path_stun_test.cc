@@ -172,6 +172,27 @@ TEST(PathStun, PastTheBudgetNothingIsAmplified) {
   EXPECT_TRUE(core.conserved());
 }
 
+TEST(PathStun, WhatAllPrefixesSaveUpIsOneSecondOfTheTotal) {
+  TestCore core;
+  core.snapshot.reply_budget = {1'000'000, 5000, 1000};
+  const Bytes in = request(stun::kAllocate);
+  const auto beyond = [&](Ticks now) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < 500; ++i) {
+      const TransportAddress spoofed{IpAddress::v4(0x0B000000u + i * 256), 9};
+      for (const Sent& sent : core.run(core.from_client(spoofed, in), now))
+        bytes += sent.payload.size() - in.size();
+    }
+    return bytes;
+  };
+  const uint64_t first = beyond(1000);
+  EXPECT_LE(first, 5000u);
+  EXPECT_GT(first, 4800u);
+  const uint64_t second = beyond(60'000);
+  EXPECT_LE(second, 5000u);
+  EXPECT_GT(second, 4800u);
+}
+
 TEST(PathStun, ClientsThatCompleteAreNeverLimited) {
   TestCore core;
   core.snapshot.reply_budget.per_prefix_bytes_per_second = 100;

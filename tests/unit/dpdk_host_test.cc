@@ -269,6 +269,21 @@ TEST(Neighbours, AKnownOneIsAskedAgainWhileInUseAndForgottenWhenItStaysSilent) {
   EXPECT_EQ(table.find(ip("2001:db8::7"), 90, false, hop), State::kKnown);
 }
 
+TEST(Neighbours, ALinkAddressThatIsNewOrChangedIsAChangeAndAQuestionIsNone) {
+  NeighbourTable table(7, 64);
+  NeighbourTable::Hop hop;
+  EXPECT_EQ(table.find(ip("192.0.2.7"), 0, true, hop), State::kUnknown);
+  EXPECT_EQ(table.changes(), 0u);
+  ASSERT_TRUE(table.learn(ip("192.0.2.7"), {kOther, 1}, 0, Origin::kAnswer));
+  EXPECT_EQ(table.changes(), 1u);
+  ASSERT_TRUE(table.learn(ip("192.0.2.7"), {kOther, 1}, 1, Origin::kAnswer));
+  EXPECT_EQ(table.changes(), 1u);
+  ASSERT_TRUE(table.learn(ip("192.0.2.7"), {kOwn, 1}, 1, Origin::kAnswer));
+  EXPECT_EQ(table.changes(), 2u);
+  table.forget(ip("192.0.2.7"), 1);
+  EXPECT_EQ(table.changes(), 2u);
+}
+
 TEST(Neighbours, AConfiguredOneIsNeverChanged) {
   NeighbourTable table(7, 64);
   NeighbourTable::Hop hop;

@@ -223,6 +223,8 @@ class DpdkDriver {
   std::array<NextHop, kMaxBurst> hops_;
   std::array<Routes::Route, kMaxBurst> route_;
   uint32_t unresolved_count_ = 0;
+  uint32_t unresolved_changes_ = 0;  // the neighbours' changes() and the tick of the last look
+  Ticks unresolved_ticks_ = 0;
   std::array<Unresolved, kMaxUnresolved> unresolved_;
 
   Ticks ticks_ = 0;       // of now()

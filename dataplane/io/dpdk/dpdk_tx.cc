@@ -89,8 +89,14 @@ bool DpdkDriver::hold_unresolved(rte_mbuf* mbuf, const Routes::Route& route) {
   return true;
 }
 
-// Those whose next hop has become known go out in the order in which they came.
+// Those whose next hop has become known go out in the order in which they came. Looked at when some
+// neighbour answered, and once a tick to ask again or give up: a flood from hosts that are not
+// there must not have the whole table of those who wait searched with every burst.
 void DpdkDriver::send_resolved() {
+  const uint32_t changes = neighbours_.changes();
+  if (changes == unresolved_changes_ && ticks_ == unresolved_ticks_) return;
+  unresolved_changes_ = changes;
+  unresolved_ticks_ = ticks_;
   uint32_t left = 0;
   for (uint32_t i = 0; i < unresolved_count_; ++i) {
     const Unresolved u = unresolved_[i];

@@ -178,6 +178,8 @@ void NeighbourTable::write(Slot& slot, const IpAddress& ip, uint64_t link, uint1
   slot.link.store(link, std::memory_order_release);
   slot.confirmed_seconds.store(now_seconds, std::memory_order_relaxed);
   slot.sequence.store(sequence + 2, std::memory_order_release);
+  if ((link & kResolved) != 0)
+    changes_.store(changes_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
 }
 
 }  // namespace culvert

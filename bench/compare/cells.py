@@ -178,9 +178,9 @@ def port(clients, rounds, fewer):
              rate_of=(0.5, "port", ("culvert", "testpmd"))),
     ]
     both = ("culvert alone", "culvert flooded")
-    cells += [Cell("flood", f"legitimate: {flows}", port_args(clients), "flood", "", rounds=fewer,
+    cells += [Cell("flood", f"legitimate: {flows}", port_args(clients), "flood", "", rounds=rounds,
                    fresh=True, who=both, rate_of=(0.3, "port", ("culvert",)),
-                   flood_of=(1.0, "port", ("culvert",)))]
+                   flood_of=(1.0, "port", ("culvert",)), near=True)]
     return cells
 
 

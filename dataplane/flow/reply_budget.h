@@ -29,6 +29,8 @@ class ReplyBudgetBuckets {
   // and its work with it.
   static constexpr uint32_t kPrefixBurstSeconds = 10;
   static constexpr uint32_t kTotalBurstSeconds = 1;
+  // What the core's own bucket holds at least, be its share ever so small: a few challenges.
+  static constexpr int64_t kMinTotalBurstBytes = 1000;
 
   enum class Verdict : uint8_t { kSend, kTooLarge, kOverBudget };
 
@@ -103,7 +105,8 @@ class ReplyBudgetBuckets {
     return static_cast<int64_t>(budget.per_prefix_bytes_per_second) * kPrefixBurstSeconds;
   }
   [[nodiscard]] static int64_t total_capacity(const ReplyBudget& budget) {
-    return static_cast<int64_t>(budget.total_bytes_per_second) * kTotalBurstSeconds;
+    const auto rate = static_cast<int64_t>(budget.total_bytes_per_second);
+    return rate == 0 ? 0 : std::max(rate * kTotalBurstSeconds, kMinTotalBurstBytes);
   }
   static void refill_prefix(Bucket& bucket, const ReplyBudget& budget, Ticks now) {
     refill(bucket, budget.per_prefix_bytes_per_second, prefix_capacity(budget), now);

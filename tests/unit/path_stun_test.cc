@@ -193,6 +193,16 @@ TEST(PathStun, WhatAllPrefixesSaveUpIsOneSecondOfTheTotal) {
   EXPECT_GT(second, 4800u);
 }
 
+TEST(PathStun, TheSmallestBudgetOfManyCoresStillMakesChallenges) {
+  TestCore core;
+  core.snapshot.reply_budget = {15, 15, 1000};
+  const Bytes in = request(stun::kAllocate);
+  EXPECT_EQ(core.run(core.from_client(kClient, in), 1000).size(), 1u);
+  while (!core.run(core.from_client(kClient, in), 1000).empty()) {
+  }
+  EXPECT_EQ(core.run(core.from_client(kClient, in), 60'000).size(), 1u);
+}
+
 TEST(PathStun, ClientsThatCompleteAreNeverLimited) {
   TestCore core;
   core.snapshot.reply_budget.per_prefix_bytes_per_second = 100;

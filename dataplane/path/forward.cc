@@ -156,7 +156,9 @@ void hairpin(PathContext& path, const RxDatagram& rx, std::span<const uint8_t> p
   second.kind = RxKind::kPeer;
   second.ttl = static_cast<uint8_t>(rx.ttl - 1);
   second.tos = rx.tos;
-  second.df = rx.df;
+  const bool short_from_ipv6 =
+      rx.source.ip.is_v6() && to.ip.is_v4() && kIpv4UdpHeaders + payload.size() <= kMaxFragmentable;
+  second.df = short_from_ipv6 ? DontFragment::kClear : rx.df;
   second.relay = RelayLeg{address, to.port};
   // The far client has permitted the address it was told: the advertised one.
   second.source = {path.snapshot.addresses[from.address].advertised, from.port};

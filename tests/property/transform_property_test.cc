@@ -185,6 +185,8 @@ class SlowRelay {
       second.from = relayed;
       second.port = to.port;
       second.ttl = static_cast<uint8_t>(in.ttl - 1);
+      if (in.from.ip.is_v6() && to.ip.is_v4() && in.data.size() + 28 <= 1260)
+        second.dont_fragment = false;
       Expected e = peer(second, now, f, true);
       e.outcomes.insert(e.outcomes.begin(), {Outcome::k_hairpinned});
       return e;

@@ -258,7 +258,7 @@ Fate Reference::to_peer(CoreId core, const Arrival& a, const Tuple& tuple, Alloc
     fate.next.to = peer;
     fate.next.ttl = static_cast<uint8_t>(a.ttl - 1);
     fate.next.tos = a.tos;
-    fate.next.df = a.df;
+    fate.next.df = a.df && (a.from.ip.is_v4() || peer.ip.is_v6() || data.size() + 28 > 1260);
     fate.next.second = true;
     fate.next.data = data;
     const CoreId home = owner(peer.port, cores_);

@@ -144,7 +144,7 @@ class Reference {
   void confirm(CoreId core, const Arrival& arrival, const Fate& fate, Outcome outcome,
                uint64_t now_ms);
   // A request that control may or may not have: it may be answered.
-  void unsure(CoreId core, const Arrival& arrival, uint64_t now_ms);
+  void unsure(CoreId core, const Arrival& arrival, Outcome supposed, uint64_t now_ms);
   // Does a datagram that leaves match? Sets `outcome` (which differs with `other_code`).
   [[nodiscard]] bool matches(const Fate& fate, const sim::Datagram& left, const Arrival& arrival,
                              uint64_t now_ms, Outcome& outcome);

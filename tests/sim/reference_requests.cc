@@ -88,11 +88,13 @@ void Reference::note_request(CoreId core, const Arrival& a, uint64_t now) {
   judge(p, tuple, now, p.codes);
 }
 
-void Reference::unsure(CoreId core, const Arrival& a, uint64_t now_ms) {
+// What is supposed to have been refused may be the one that was answered: a copy more.
+void Reference::unsure(CoreId core, const Arrival& a, Outcome supposed, uint64_t now_ms) {
+  const bool noted =
+      supposed == Outcome::k_request_to_control || supposed == Outcome::k_bad_nonce_to_control;
+  if (!noted) note_request(core, a, now_ms);
   const auto m = MessageView::parse(a.data);
-  const PendingKey id{{a.from, a.to}, m->transaction_id()};
-  if (!pending_.contains(id)) note_request(core, a, now_ms);
-  pending_.at(id).silence_allowed = true;
+  pending_.at({{a.from, a.to}, m->transaction_id()}).silence_allowed = true;
 }
 
 // RFC 8489 section 9.2.4, up to the nonce.

@@ -320,7 +320,7 @@ void Rig::judge_turn(CoreId core) {
   });
   for (const auto& [judged, outcome] : chosen_) {
     if (requests > 1 && judged.fate.way == Fate::Way::kControl)
-      reference_.unsure(core, judged.arrival, now_ms());
+      reference_.unsure(core, judged.arrival, outcome, now_ms());
   }
   chosen_.clear();
   for (CoreId from = 0; from < cores; ++from) {

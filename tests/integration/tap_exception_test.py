@@ -398,7 +398,7 @@ class BesidePacketSockets(KernelBeside, unittest.TestCase):
         options = ["--driver", "dpdk", "--kernel", "beside", *cls.peers_allowed()]
         eal = f"{memory()} --no-pci --no-telemetry --file-prefix=culvert{os.getpid()}"
         for interface, number, addresses in ends:
-            dpdk_test.without_offloads(hosts.relay, interface)
+            without_offloads(hosts.relay, interface)
             eal += " " + dpdk_test.port(number, interface, 1)
             for family, address in addresses.items():
                 command("ip", "-n", hosts.relay, "addr", "add", f"{address}/{LENGTH[family]}",

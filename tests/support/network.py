@@ -14,7 +14,8 @@ import os
 import socket
 import struct
 import subprocess
-import unittest
+
+from relay import need
 
 CLIENT = {4: "10.77.1.2", 6: "fd77:1::2"}
 NAT_OUTSIDE = {4: "10.77.2.1", 6: "fd77:2::1"}
@@ -91,8 +92,7 @@ class Namespaces:
     """Network namespaces that are gone after the block."""
 
     def __init__(self):
-        if os.geteuid() != 0:
-            raise unittest.SkipTest("network namespaces need root")
+        need(os.geteuid() == 0, "root, for network namespaces")
         self.made = []
 
     def __enter__(self):

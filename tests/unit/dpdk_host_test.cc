@@ -280,8 +280,12 @@ TEST(Neighbours, ALinkAddressThatIsNewOrChangedIsAChangeAndAQuestionIsNone) {
   EXPECT_EQ(table.changes(), 1u);
   ASSERT_TRUE(table.learn(ip("192.0.2.7"), {kOwn, 1}, 1, Origin::kAnswer));
   EXPECT_EQ(table.changes(), 2u);
-  table.forget(ip("192.0.2.7"), 1);
-  EXPECT_EQ(table.changes(), 2u);
+  ASSERT_TRUE(table.learn(ip("192.0.2.7"), {kOwn, 1}, 90, Origin::kAnswer));
+  EXPECT_EQ(table.changes(), 2u) << "it was believed all the time";
+  ASSERT_TRUE(table.learn(ip("192.0.2.7"), {kOwn, 1}, 180, Origin::kAnswer));
+  EXPECT_EQ(table.changes(), 3u);
+  table.forget(ip("192.0.2.7"), 181);
+  EXPECT_EQ(table.changes(), 3u);
 }
 
 TEST(Neighbours, AConfiguredOneIsNeverChanged) {

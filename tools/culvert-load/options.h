@@ -83,8 +83,8 @@ struct Options {
   QueueOf queue_of = QueueOf::kHash;
   // The server is the bare loop of bench/macro/kernel_bound: no TURN; the first relayed port.
   std::optional<TransportAddress> bare;
-  // The server sends every frame back as it came, addresses swapped (testpmd's 5tswap): no TURN,
-  // and each client is its own peer.
+  // The server sends every frame back as it came, addresses swapped (testpmd's 5tswap or macswap):
+  // no TURN, and each client is its own peer.
   bool reflector = false;
   SearchOptions search;
   uint64_t seed = 0;

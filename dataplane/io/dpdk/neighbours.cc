@@ -111,8 +111,11 @@ bool NeighbourTable::learn(const IpAddress& ip, const Hop& hop, uint16_t now_sec
   if (slot != nullptr && origin != Origin::kConfigured) {
     if ((link & kStatic) != 0) return true;
     if (link == wanted) {
-      if (slot->confirmed_seconds.load(std::memory_order_relaxed) != now_seconds)
-        slot->confirmed_seconds.store(now_seconds, std::memory_order_relaxed);
+      const uint16_t confirmed = slot->confirmed_seconds.load(std::memory_order_relaxed);
+      if (confirmed == now_seconds) return true;
+      slot->confirmed_seconds.store(now_seconds, std::memory_order_relaxed);
+      if (age(now_seconds, confirmed) >= kNeighbourGoneSeconds)
+        changes_.fetch_add(1, std::memory_order_release);
       return true;
     }
   }
@@ -178,8 +181,7 @@ void NeighbourTable::write(Slot& slot, const IpAddress& ip, uint64_t link, uint1
   slot.link.store(link, std::memory_order_release);
   slot.confirmed_seconds.store(now_seconds, std::memory_order_relaxed);
   slot.sequence.store(sequence + 2, std::memory_order_release);
-  if ((link & kResolved) != 0)
-    changes_.store(changes_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  if ((link & kResolved) != 0) changes_.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace culvert

@@ -45,8 +45,8 @@ class NeighbourTable {
   // hosts cannot be asked. Callable by any core.
   [[nodiscard]] State find(const IpAddress& ip, uint16_t now_seconds, bool ages, Hop& hop);
   void prefetch(const IpAddress& ip) const { __builtin_prefetch(&bucket(ip)); }
-  // Grows whenever a link address was learned or has changed: who waits for one need not look
-  // before.
+  // Grows whenever a link address was learned, has changed or is believed again: who waits for one
+  // need not look before.
   [[nodiscard]] uint32_t changes() const { return changes_.load(std::memory_order_acquire); }
 
   enum class Origin : uint8_t {
@@ -86,7 +86,7 @@ class NeighbourTable {
   uint64_t seed_;
   uint64_t mask_;
   std::atomic_flag writing_;
-  std::atomic<uint32_t> changes_{0};  // by the one that writes
+  std::atomic<uint32_t> changes_{0};
 };
 
 }  // namespace culvert

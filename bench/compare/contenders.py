@@ -9,6 +9,7 @@ sites.py says where they run.
 A server that is not here: `compare --add NAME=COMMAND`; culvert-load talks to any. Those on ports
 of their own (OnPort) are named by the cells that they run in.
 """
+import contextlib
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 
 import sites
@@ -26,6 +28,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # Letters only: pion's example server takes no other passwords on its command line.
 USER, PASSWORD, REALM = "bench", "benchpassword", "bench.example"
 READY_SECONDS = 15
+SAMPLE_SECONDS = 0.2
 STOP_SECONDS = 5
 GO_BUILD_SECONDS = 300
 
@@ -339,9 +342,39 @@ class CulvertPort(OnPort):
                 "handoff_full": outcomes["handoff_full"],
                 "packets": sum(outcomes.values()), "allocations_left": status["allocations"]}
 
+    @contextlib.contextmanager
+    def sampled(self):
+        """What it counts, taken again and again until the block ends: (seconds, extras), ..."""
+        samples, over = [], threading.Event()
+
+        def sample():
+            while not over.wait(SAMPLE_SECONDS):
+                extras = self.extras()
+                if extras:
+                    samples.append((time.monotonic(), extras))
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield samples
+        finally:
+            over.set()
+            thread.join()
+
     def stop(self):
         super().stop()
         shutil.rmtree(self.control or "", ignore_errors=True)
+
+
+def handed_over_in_traffic(samples):
+    """Of the datagrams of the busy stretch between set-up and tear-down: percent handed over.
+    None: too few samples to tell it apart."""
+    steps = [(b[0] - a[0], b[1]["packets"] - a[1]["packets"], b[1]["handoff"] - a[1]["handoff"])
+             for a, b in zip(samples, samples[1:])]
+    most = max((packets / seconds for seconds, packets, _ in steps), default=0)
+    # A step at either end may hold a part of the set-up.
+    busy = [step for step in steps if step[1] / step[0] > most / 2][1:-1]
+    packets = sum(step[1] for step in busy)
+    return 100 * sum(step[2] for step in busy) / packets if packets else None
 
 
 class SwapperPort(OnPort):

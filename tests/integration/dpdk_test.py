@@ -17,6 +17,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
+import chromium_test
 from network import Namespaces, ThreeHosts, add_addresses, command, inside, without_offloads
 from relay import BUILD, KIND, PASSWORD, USER, Relay, need, need_program, wait_for
 from turn_client import Refused, TurnClient
@@ -310,6 +312,18 @@ class OneCore(Moving, OnPorts):
     def daemon(self):
         """`ip netns exec` becomes the daemon."""
         return self.relay.process.pid
+
+
+class Call(OnPorts, chromium_test.Caller):
+    """Chromium in the client's namespace; both ends of the call are relayed."""
+
+    more_options = ("--allow-peer", "10.78.2.1/32", "--allow-peer", "fd78:2::1/128")
+
+    def test_a_relay_only_call_goes_through(self):
+        self.browse_from(self.bench.client)
+        for family in (4, 6):
+            with self.subTest(family=family):
+                self.check_call(RELAY_NEAR_CLIENT[family])
 
 
 class TwoCoresOneQueue(Moving, OnPorts):

@@ -312,8 +312,7 @@ class Call(Beside, chromium_test.Caller):
     """Chromium in the client's namespace; both ends of the call are relayed."""
 
     def test_a_relay_only_call_goes_through_while_ping_goes_on(self):
-        self.browser_prefix = ["ip", "netns", "exec", self.bench.client]
-        self.page_place = lambda: inside(self.bench.client)
+        self.browse_from(self.bench.client)
         self.relay = self.relay_with(
             self.options() + ["--allow-peer", "10.79.2.1/32", "--allow-peer", "fd79:2::1/128"])
         self.relay.start()

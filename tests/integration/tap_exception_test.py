@@ -22,7 +22,9 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import chromium_test
 import dpdk_test
 from network import Namespaces, command, inside, without_offloads
 from relay import KIND, PASSWORD, USER, Relay, need, need_program, wait_for
@@ -90,7 +92,7 @@ class KernelBeside:
 
     @classmethod
     def peers_allowed(cls):
-        return [word for network in (*cls.peer.values(), *FAR.values())
+        return [word for network in (*cls.peer.values(), *FAR.values(), *RELAY.values())
                 for word in ("--allow-peer", network)]
 
     def frames(self):
@@ -256,7 +258,7 @@ def memory():
     return "--in-memory" if os.environ.get("CULVERT_DPDK_HUGE") else "--no-huge -m 256"
 
 
-class TapBesideMemif(KernelBeside, unittest.TestCase):
+class TapBesideMemif(KernelBeside, chromium_test.Caller):
     @staticmethod
     def interface_to_peer():
         return "culvert0"
@@ -323,6 +325,12 @@ class TapBesideMemif(KernelBeside, unittest.TestCase):
             process.wait()
             process.stdin.close()
         cls.addClassCleanup(end)
+
+    def test_a_relay_only_call_goes_through(self):
+        self.browse_from(self.hosts.client)
+        for family in (4, 6):
+            with self.subTest(family=family):
+                self.check_call(RELAY[family])
 
     def test_what_is_not_the_relays_went_through_the_tap(self):
         for family in (4, 6):

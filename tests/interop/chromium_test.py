@@ -14,6 +14,7 @@ import unittest
 import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from network import inside
 from relay import PASSWORD, USER, RelayCase, bracketed, need_program
 
 # A cold start of the browser on a busy two-core machine, then the call's own three waits of 30 s.
@@ -77,6 +78,10 @@ class Caller(RelayCase):
     # Runs the browser, and opens its page's port, elsewhere (a network namespace).
     browser_prefix = []
     page_place = contextlib.nullcontext
+
+    def browse_from(self, namespace):
+        self.browser_prefix = ["ip", "netns", "exec", namespace]
+        self.page_place = lambda: inside(namespace)
 
     def call(self, urls, password=PASSWORD):
         browser = need_program("chromium", "chromium")

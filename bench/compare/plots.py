@@ -32,6 +32,11 @@ MORE_LOOKS = [
 ORDER = ["coturn", "testpmd", "culvert", "pion", "kernel bound"]
 
 
+def three_digits(value):
+    """Three significant digits, never in powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
 def esc(text):
     return html.escape(str(text))
 
@@ -306,6 +311,7 @@ def ratios(looks, rows, label):
         out += [text(left - 14, y + 4, words, "end"),
                 line(axis.at(low), y, axis.at(high), y, look.colour, 1.8),
                 mark(look, axis.at(median), y),
-                text(width - right + 10, y + 4, f"{median:.3g} {note}".strip(), "start", 12)]
+                text(width - right + 10, y + 4, f"{three_digits(median)} {note}".strip(),
+                     "start", 12)]
         y += each
     return "".join(out) + "</svg>"

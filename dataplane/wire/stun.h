@@ -209,9 +209,9 @@ class Message {
   return true;
 }
 
-// The Allocate request of a stranger: no integrity, no FINGERPRINT. True only where parse() accepts
-// it and finds neither; false says nothing. A flood of them is told by this, at a fifth of what an
-// index of the attributes costs.
+// The Allocate request of a stranger: no integrity, no FINGERPRINT. True just where parse() accepts
+// an Allocate request and finds neither. A flood of them is told by this, without an index of the
+// attributes.
 [[nodiscard]] inline bool is_bare_allocate(std::span<const uint8_t> bytes) {
   const size_t size = bytes.size();
   const uint8_t* const data = bytes.data();
